@@ -98,6 +98,8 @@ impl Estimator for NoEstimates {
 pub struct Candidate {
     /// The instance.
     pub id: InstanceId,
+    /// A stable hash of its name: the same in every process, for hashing onto instances.
+    pub key: u64,
     /// Its load.
     pub load: Load,
     /// Prompt tokens that its prefix cache already holds; zero until KV events tell.
@@ -105,16 +107,10 @@ pub struct Candidate {
 }
 
 /// Keeps the estimates of one decision, so that each is computed at most once.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct EstimateCache {
     slots: Vec<Cell<(u32, Estimate)>>,
     stamp: u32,
-}
-
-impl Default for EstimateCache {
-    fn default() -> Self {
-        Self { slots: Vec::new(), stamp: 0 }
-    }
 }
 
 impl EstimateCache {
@@ -325,7 +321,7 @@ mod tests {
     fn candidates(n: u32) -> Vec<Candidate> {
         let load = Load { window: 4, capacity: Tokens(1000), ..Load::default() };
         (0..n)
-            .map(|i| Candidate { id: InstanceId::new(i, 0), load, cached_prefix: Tokens::ZERO })
+            .map(|i| Candidate { id: InstanceId::new(i, 0), key: u64::from(i), load, cached_prefix: Tokens::ZERO })
             .collect()
     }
 
@@ -341,7 +337,6 @@ mod tests {
         let offered = set.offer().expect("two are left");
         assert_eq!(offered.least_by(|c| c.estimate().ttft).id, InstanceId::new(2, 0));
         assert_eq!(estimator.0.get(), 4);
-        drop(set);
         CandidateSet::new(&all, &request, Timestamp::ZERO, &estimator, &mut cache, |_| true)
             .retain(|c| c.estimate().ttft.is_zero());
         assert_eq!(estimator.0.get(), 8, "a new decision asks again");

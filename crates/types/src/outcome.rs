@@ -25,8 +25,10 @@ pub enum FailureKind {
     Connect,
     /// The connection broke, or the answer ended too early.
     Reset,
-    /// The engine is busy, starting or going: 502, 503, 504, or a 500 that says that it died.
+    /// The engine is starting or going: 502, 503, 504, or a 500 that says that it died.
     Unavailable,
+    /// The engine's own queue is full: it is well, and another may have room.
+    Busy,
     /// The engine's own error that another engine would repeat: 4xx, other 5xx.
     Rejected,
     /// Nothing came in time.
@@ -39,10 +41,11 @@ pub enum FailureKind {
 
 impl FailureKind {
     /// All kinds.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Connect,
         Self::Reset,
         Self::Unavailable,
+        Self::Busy,
         Self::Rejected,
         Self::Timeout,
         Self::Garbage,
@@ -55,6 +58,7 @@ impl FailureKind {
             Self::Connect => "connect",
             Self::Reset => "reset",
             Self::Unavailable => "unavailable",
+            Self::Busy => "busy",
             Self::Rejected => "rejected",
             Self::Timeout => "timeout",
             Self::Garbage => "garbage",
@@ -69,7 +73,7 @@ impl FailureKind {
 
     /// Returns whether the engine, not the request, is to blame.
     pub const fn blames_instance(self) -> bool {
-        !matches!(self, Self::Rejected)
+        !matches!(self, Self::Rejected | Self::Busy)
     }
 }
 

@@ -1,0 +1,158 @@
+//! What each router promises, over candidates as the control plane offers them.
+
+use std::time::Duration;
+
+use sagellm_routing::{AffinityConfig, LocalityConfig, Router, RouterConfig};
+use sagellm_types::{
+    Candidate, CandidateSet, EstimateCache, InstanceId, Load, NoEstimates, PrefixHash, Request,
+    Seed, Timestamp, Tokens, UserId, stable_hash,
+};
+
+fn fleet(sequences: &[u32]) -> Vec<Candidate> {
+    let candidate = |(index, &sequences): (usize, &u32)| Candidate {
+        id: InstanceId::new(index as u32, 0),
+        key: stable_hash(format!("vllm-{index}").as_bytes(), 0),
+        load: Load {
+            sequences,
+            tokens: Tokens(u64::from(sequences) * 100),
+            window: 100,
+            capacity: Tokens(100_000),
+            latency: Duration::ZERO,
+            weight: 1.0,
+        },
+        cached_prefix: Tokens::ZERO,
+    };
+    sequences.iter().enumerate().map(candidate).collect()
+}
+
+fn pick(router: &mut dyn Router, fleet: &[Candidate], request: &Request) -> usize {
+    let mut cache = EstimateCache::default();
+    let set =
+        CandidateSet::new(fleet, request, Timestamp::ZERO, &NoEstimates, &mut cache, |_| true);
+    router.pick(request, set.offer().expect("not empty"), Timestamp::ZERO).index()
+}
+
+fn build(name: &str) -> Box<dyn Router> {
+    RouterConfig::parse(name).expect("known").build(Seed(1))
+}
+
+fn user(user: u64) -> Request {
+    Request { user: Some(UserId(user)), ..Request::example(0) }
+}
+
+fn prefix(prefix: u64) -> Request {
+    Request { prefix: Some(PrefixHash(stable_hash(&prefix.to_le_bytes(), 0))), ..Request::example(0) }
+}
+
+#[test]
+fn load_balanced_takes_the_least_reserved_share() {
+    let mut fleet = fleet(&[5, 2, 9]);
+    assert_eq!(pick(&mut *build("load_balanced"), &fleet, &user(1)), 1);
+    fleet[2].load.window = 1_000;
+    fleet[2].load.capacity = Tokens(1_000_000);
+    assert_eq!(pick(&mut *build("load_balanced"), &fleet, &user(1)), 2, "relative to capacity");
+}
+
+#[test]
+fn round_robin_gives_each_its_turn_and_passes_over_the_full() {
+    let (mut router, all) = (build("round_robin"), fleet(&[0, 0, 0]));
+    let turns: Vec<_> = (0..4).map(|_| pick(&mut *router, &all, &user(1))).collect();
+    assert_eq!(turns, [0, 1, 2, 0]);
+    let without_1 = [all[2], all[0]];
+    assert_eq!(pick(&mut *router, &without_1, &user(1)), 2);
+    assert_eq!(pick(&mut *router, &all, &user(1)), 0);
+}
+
+#[test]
+fn random_reaches_every_instance() {
+    let (mut router, all) = (build("random"), fleet(&[0, 0, 0, 0]));
+    let mut seen = [0; 4];
+    (0..400).for_each(|_| seen[pick(&mut *router, &all, &user(1))] += 1);
+    assert!(seen.iter().all(|&n| n > 50), "{seen:?}");
+}
+
+#[test]
+fn power_of_two_avoids_the_most_loaded() {
+    let (mut router, all) = (build("power_of_two"), fleet(&[90, 10, 20, 30]));
+    assert!((0..200).all(|_| pick(&mut *router, &all, &user(1)) != 0));
+    assert_eq!(pick(&mut *router, &all[..1], &user(1)), 0, "one candidate is enough");
+}
+
+#[test]
+fn weights_are_kept_exactly_and_turns_are_spread() {
+    let (mut router, mut all) = (build("weighted_round_robin"), fleet(&[0, 0, 0]));
+    all[0].load.weight = 2.0;
+    let turns: Vec<_> = (0..8).map(|_| pick(&mut *router, &all, &user(1))).collect();
+    assert_eq!(turns.iter().filter(|&&t| t == 0).count(), 4);
+    assert!(turns.windows(3).all(|w| w != [0, 0, 0]), "{turns:?}");
+}
+
+#[test]
+fn least_connections_and_least_response_time_compare_what_they_say() {
+    let mut all = fleet(&[3, 1, 2]);
+    assert_eq!(pick(&mut *build("least_connections"), &all, &user(1)), 1);
+    for (candidate, ms) in all.iter_mut().zip([30, 20, 10]) {
+        candidate.load.latency = Duration::from_millis(ms);
+    }
+    assert_eq!(pick(&mut *build("least_response_time"), &all, &user(1)), 2);
+}
+
+#[test]
+fn affinity_holds_until_its_instance_is_overloaded_and_then_moves_for_good() {
+    let config = RouterConfig::Affinity(AffinityConfig::default());
+    let (mut router, mut all) = (config.build(Seed(1)), fleet(&[0, 0, 0]));
+    let home = pick(&mut *router, &all, &user(7));
+    all[home].load.sequences = 25;
+    assert_eq!(pick(&mut *router, &all, &user(7)), home, "a little more load is fine");
+    all[home].load.sequences = 60;
+    let moved = pick(&mut *router, &all, &user(7));
+    assert_ne!(moved, home);
+    all[home].load.sequences = 0;
+    assert_eq!(pick(&mut *router, &all, &user(7)), moved, "it does not move back");
+}
+
+#[test]
+fn affinity_keeps_a_bounded_number_of_ties() {
+    let config = AffinityConfig { capacity: 8, ..AffinityConfig::default() };
+    let (mut router, all) = (sagellm_routing::Affinity::new(&config), fleet(&[0, 1]));
+    (0..100).for_each(|u| {
+        pick(&mut router, &all, &user(u));
+    });
+    let kept = (0..100).filter(|&u| router.tie(&user(u)).is_some()).count();
+    assert!((4..=8).contains(&kept), "{kept}");
+}
+
+#[test]
+fn when_one_of_eight_leaves_an_eighth_of_the_keys_moves() {
+    let (mut router, all) = (build("locality"), fleet(&[0; 8]));
+    let before: Vec<_> = (0..4_000).map(|key| pick(&mut *router, &all, &prefix(key))).collect();
+    let seven: Vec<_> = all.iter().filter(|c| c.id.index() != 3).copied().collect();
+    let after: Vec<_> = (0..4_000).map(|key| pick(&mut *router, &seven, &prefix(key))).collect();
+    let moved = before.iter().zip(&after).filter(|(a, b)| a != b).count();
+    let owned = before.iter().filter(|&&home| home == 3).count();
+    assert_eq!(moved, owned, "only the keys of the one that left move");
+    assert!((0.10..0.15).contains(&(moved as f64 / 4_000.0)), "{moved}");
+}
+
+#[test]
+fn locality_bounds_the_load_of_a_hot_prefix() {
+    let config = RouterConfig::Locality(LocalityConfig::default());
+    let (mut router, mut all) = (config.build(Seed(1)), fleet(&[0; 4]));
+    for _ in 0..80 {
+        let home = pick(&mut *router, &all, &prefix(1));
+        all[home].load.sequences += 1;
+    }
+    let most = all.iter().map(|c| c.load.sequences).max().expect("four");
+    assert!((25..=31).contains(&most), "1.5 × the mean of 20, no more: {most}");
+}
+
+#[test]
+fn favourites_of_locality_hold_its_pick() {
+    let (mut router, all) = (build("locality"), fleet(&[0; 64]));
+    for key in 0..50 {
+        let mut favourites = Vec::new();
+        router.favourites(&prefix(key), &all, &mut favourites);
+        let home = pick(&mut *router, &all, &prefix(key));
+        assert_eq!(favourites[0].index(), home);
+    }
+}

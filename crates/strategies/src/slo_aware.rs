@@ -1,0 +1,237 @@
+//! Earliest latest-start first, so that what was asked for is met as often as it can be.
+//!
+//! rank = latest start = deadline − predicted service (least-slack-first; EDF over the start, Liu
+//! and Layland, 1973). A request that can no longer make it falls behind all those that can, and is
+//! given up at its end-to-end deadline. One that asks for nothing ranks as if it had to start a
+//! default horizon after its arrival; a late one stands behind for at most `late_horizon`, so
+//! nobody waits for ever.
+//!
+//! With `refuse_hopeless`, a request that would be late is refused at once and told when to come
+//! back: refused clients form a virtual queue, each with a booking, and one that returns when it
+//! was told to is let in before those that never waited. Limit: a returning client is recognised
+//! by its user, prompt and size; one that comes back as somebody else is new.
+
+use std::time::Duration;
+
+use indexmap::IndexMap;
+use rustc_hash::FxBuildHasher;
+use sagellm_types::{CandidateSet, Estimate, RefuseReason, Request, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use crate::strategy::latest_start;
+use crate::{Admission, Narrowing, Pressure, Rank, SchedulingStrategy, Urgency};
+
+/// Settings of [`SloAware`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SloAwareConfig {
+    /// A request without an objective ranks as if it had to start this long after its arrival, in
+    /// milliseconds.
+    pub default_horizon_ms: u64,
+    /// Refuse at admission what is predicted to be late, with the time after which it would not be.
+    pub refuse_hopeless: bool,
+}
+
+impl Default for SloAwareConfig {
+    fn default() -> Self {
+        Self { default_horizon_ms: 30_000, refuse_hopeless: false }
+    }
+}
+
+/// Serves the request with the least slack first.
+#[derive(Clone, Debug)]
+pub struct SloAware {
+    default_horizon: Duration,
+    refuse_hopeless: bool,
+    bookings: Bookings,
+}
+
+impl SloAware {
+    /// Returns the strategy with these settings.
+    pub fn new(config: &SloAwareConfig) -> Self {
+        Self {
+            default_horizon: Duration::from_millis(config.default_horizon_ms),
+            refuse_hopeless: config.refuse_hopeless,
+            bookings: Bookings::default(),
+        }
+    }
+}
+
+impl SchedulingStrategy for SloAware {
+    fn urgency(&self, request: &Request, now: Timestamp) -> Urgency {
+        let Some(start) = latest_start(request) else {
+            return Urgency::fixed(Rank::at(request.arrival + self.default_horizon));
+        };
+        if start >= now {
+            return Urgency { rank: Rank::at(start), valid_until: start };
+        }
+        // It has an end-to-end deadline: there it is given up. Without one it waits behind those
+        // that can be on time, and an early arrival goes before a late one.
+        Urgency::fixed(Rank::at(request.arrival).behind())
+    }
+
+    fn admit(&mut self, request: &Request, pressure: &Pressure, now: Timestamp) -> Admission {
+        if !self.refuse_hopeless {
+            return Admission::Admit;
+        }
+        let Some(start) = latest_start(request) else {
+            return Admission::Admit;
+        };
+        let slack = start.since(request.arrival);
+        let turn = self.bookings.turn(request, pressure, slack, now);
+        if turn <= now {
+            return Admission::Admit;
+        }
+        Admission::Refuse { reason: RefuseReason::Hopeless, retry_after: Some(turn.since(now)) }
+    }
+
+    fn narrow(
+        &mut self,
+        request: &Request,
+        candidates: &mut CandidateSet<'_>,
+        now: Timestamp,
+    ) -> Narrowing {
+        let objectives = &request.objectives;
+        if objectives.any() && candidates.iter().any(|c| meets(request, &c.estimate(), now)) {
+            candidates.retain(|c| meets(request, &c.estimate(), now));
+        }
+        Narrowing::Offer
+    }
+
+    fn name(&self) -> &'static str {
+        "slo_aware"
+    }
+}
+
+/// Returns whether `request`, dispatched at `now`, is predicted to meet all that it asks for; the
+/// upper end of the error decides.
+pub(crate) fn meets(request: &Request, estimate: &Estimate, now: Timestamp) -> bool {
+    let o = &request.objectives;
+    let waited = now.since(request.arrival);
+    o.ttft.is_none_or(|limit| waited + estimate.upper(estimate.ttft) <= limit)
+        && o.tpot.is_none_or(|limit| estimate.upper(estimate.tpot) <= limit)
+        && o.e2e.is_none_or(|limit| {
+            waited + estimate.upper(estimate.service(request.forecast.output)) <= limit
+        })
+}
+
+/// The virtual queue of refused clients.
+///
+/// Each refused request books the capacity that it will need, behind those refused before it. A
+/// request that never waited is on time only when no booking is ahead of it.
+#[derive(Clone, Debug, Default)]
+struct Bookings {
+    due: IndexMap<u64, Timestamp, FxBuildHasher>,
+    /// When the capacity booked so far will have been used.
+    booked_until: Timestamp,
+}
+
+/// A client may come this much later than it was told to and still find its booking.
+const GRACE: Duration = Duration::from_secs(10);
+/// A client may come this much earlier: Retry-After is sent in whole seconds, and clocks differ.
+const EARLY: Duration = Duration::from_millis(1_500);
+/// More bookings than this mean that most clients do not come back.
+const MOST_BOOKINGS: usize = 65_536;
+
+impl Bookings {
+    /// Returns when `request` would be on time: `now` if it is its turn, else when to come back.
+    fn turn(
+        &mut self,
+        request: &Request,
+        pressure: &Pressure,
+        slack: Duration,
+        now: Timestamp,
+    ) -> Timestamp {
+        let key = fingerprint(request);
+        let ready = now + pressure.wait.saturating_sub(slack);
+        if let Some(&due) = self.due.get(&key) {
+            if now + EARLY >= due && now <= due + GRACE {
+                if ready <= now {
+                    self.due.swap_remove(&key);
+                    return now;
+                }
+                // It came when told, and the prediction was wrong: it keeps its place at the head.
+                self.due.insert(key, ready);
+                return ready;
+            }
+            if now < due {
+                return due;
+            }
+            self.due.swap_remove(&key);
+        }
+        let turn = ready.max(self.booked_until);
+        if turn <= now {
+            return now;
+        }
+        let share = request.forecast.service / pressure.slots.max(1);
+        self.booked_until = turn + share;
+        if self.due.len() >= MOST_BOOKINGS {
+            self.due.retain(|_, due| now <= *due + GRACE);
+        }
+        if self.due.len() < MOST_BOOKINGS {
+            self.due.insert(key, turn);
+        }
+        turn
+    }
+}
+
+/// Returns what a client that comes back has in common with itself.
+fn fingerprint(request: &Request) -> u64 {
+    let mut key = request.forecast.prompt.0 ^ (u64::from(request.model.0) << 40);
+    for part in [
+        request.user.map_or(0, |user| user.0),
+        request.prefix.map_or(0, |prefix| prefix.0),
+        request.session.map_or(0, |session| session.0),
+    ] {
+        key = (key.rotate_left(23) ^ part).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    }
+    key
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sagellm_types::{Objectives, UserId};
+
+    fn asking(index: u32, e2e_ms: u64) -> Request {
+        let objectives =
+            Objectives { e2e: Some(Duration::from_millis(e2e_ms)), ..Objectives::NONE };
+        Request { objectives, user: Some(UserId(u64::from(index))), ..Request::example(index) }
+    }
+
+    fn strategy(refuse_hopeless: bool) -> SloAware {
+        SloAware::new(&SloAwareConfig { refuse_hopeless, ..SloAwareConfig::default() })
+    }
+
+    #[test]
+    fn the_least_slack_goes_first_and_the_hopeless_last() {
+        let slo = strategy(false);
+        let at = |request: &Request, now| slo.urgency(request, now).rank;
+        let (tight, loose) = (asking(0, 1_500), asking(1, 5_000));
+        assert!(at(&tight, Timestamp::ZERO) < at(&loose, Timestamp::ZERO));
+        let later = Timestamp::from_millis(600);
+        assert_eq!(slo.urgency(&tight, Timestamp::ZERO).valid_until, Timestamp::from_millis(500));
+        assert!(at(&tight, later) > at(&loose, later), "what cannot make it gives way");
+        assert!(at(&tight, later) > at(&Request::example(2), later));
+    }
+
+    #[test]
+    fn refused_clients_come_back_one_after_the_other() {
+        let mut slo = strategy(true);
+        let pressure = Pressure { wait: Duration::from_secs(2), slots: 1, ..Pressure::default() };
+        let mut refused = |request: &Request, pressure: &Pressure, now| match slo.admit(request, pressure, now) {
+            Admission::Refuse { retry_after: Some(after), .. } => Some(after),
+            _ => None,
+        };
+        let (first, second, third) = (asking(0, 2_000), asking(1, 2_000), asking(2, 2_000));
+        assert_eq!(refused(&first, &pressure, Timestamp::ZERO), Some(Duration::from_secs(1)));
+        assert_eq!(refused(&second, &pressure, Timestamp::ZERO), Some(Duration::from_secs(2)));
+        // A second later the fleet has worked off a second; who never waited stands behind those
+        // who were told to come back.
+        let (now, pressure) =
+            (Timestamp::from_secs(1), Pressure { wait: Duration::from_secs(1), ..pressure });
+        let new = Request { arrival: now, ..third };
+        assert_eq!(refused(&new, &pressure, now), Some(Duration::from_secs(2)));
+        assert_eq!(refused(&Request { arrival: now, ..first }, &pressure, now), None);
+    }
+}
