@@ -1,0 +1,334 @@
+//! From waiting to running: which pool, which request, which instance.
+
+use std::time::Duration;
+
+use sagellm_fleet::Need;
+use sagellm_strategies::Narrowing;
+use sagellm_strategies::queue::{Head, PoolId};
+use sagellm_types::{
+    Attempt, Candidate, CandidateSet, EngineState, EstimateCache, InstanceId, MAX_CANDIDATES,
+    RequestId, Rng, Seed, Timestamp,
+};
+
+use super::explain::best_others;
+use super::requests::Try;
+use super::timers::Timer;
+use super::{Command, Considered, ControlPlane, Dispatch, Excluded, Explanation};
+
+/// Memory that decisions use again and again.
+#[derive(Debug)]
+pub(super) struct Scratch {
+    estimates: EstimateCache,
+    shown: Vec<Candidate>,
+    favourites: Vec<InstanceId>,
+    followers: Vec<RequestId>,
+    contenders: Vec<PoolId>,
+    rng: Rng,
+}
+
+impl Scratch {
+    pub(super) fn new(seed: Seed) -> Self {
+        Self {
+            estimates: EstimateCache::default(),
+            shown: Vec::new(),
+            favourites: Vec::new(),
+            followers: Vec::new(),
+            contenders: Vec::new(),
+            rng: seed.stream("candidates"),
+        }
+    }
+}
+
+/// What became of trying to place a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tried {
+    Placed,
+    /// No instance has room for it.
+    Unfit,
+    /// The strategy wants it to wait.
+    Waits,
+}
+
+impl ControlPlane {
+    /// Dispatches a request that has just come into `pool`, if it is its turn.
+    pub(super) fn dispatch_new(&mut self, pool: PoolId, id: RequestId, now: Timestamp) {
+        if self.fleet.open(self.pools.roster(pool)).is_empty() {
+            return;
+        }
+        // A pool that waits although instances are open has a head that fits nowhere: somebody new
+        // matters only at the head or among its first followers.
+        let few = self.queue.pool_len(pool) <= self.config.queue.backfill + 1;
+        if few || self.head(pool, now).is_some_and(|head| head.request == id) {
+            self.dispatch(pool, now);
+        }
+    }
+
+    /// Dispatches from `pool` as long as somebody fits.
+    pub(super) fn dispatch(&mut self, pool: PoolId, now: Timestamp) {
+        while !self.fleet.open(self.pools.roster(pool)).is_empty() && self.step(pool, now) {}
+    }
+
+    /// Dispatches what may run now that `instance` has more room: the pools which it serves
+    /// compete by the rank of their heads.
+    pub(super) fn after_release(&mut self, instance: InstanceId, now: Timestamp) {
+        if let Some(transition) = self.fleet.drained(instance) {
+            return self.transition(instance, transition, "drained", now);
+        }
+        if let Some(holder) = self.fleet.get(instance).and_then(|found| found.hold) {
+            return self.try_held(instance, holder, now);
+        }
+        let mut contenders = std::mem::take(&mut self.scratch.contenders);
+        contenders.clear();
+        let rosters = self.fleet.rosters_of(instance).iter();
+        contenders.extend(
+            rosters.map(|roster| PoolId(roster.0)).filter(|&pool| self.queue.pool_len(pool) > 0),
+        );
+        while !contenders.is_empty() {
+            let best = if contenders.len() == 1 { Some(0) } else { self.best(&contenders, now) };
+            let Some(best) = best else { break };
+            let pool = contenders[best];
+            let open = !self.fleet.open(self.pools.roster(pool)).is_empty();
+            if !(open && self.step(pool, now)) || self.queue.pool_len(pool) == 0 {
+                contenders.swap_remove(best);
+            }
+        }
+        self.scratch.contenders = contenders;
+    }
+
+    /// Returns the place of the pool whose head goes first.
+    fn best(&mut self, contenders: &[PoolId], now: Timestamp) -> Option<usize> {
+        let heads = contenders.iter().enumerate().filter_map(|(place, &pool)| {
+            let head = self.head(pool, now)?;
+            Some((head.rank, head.sequence, place))
+        });
+        heads.min().map(|(_, _, place)| place)
+    }
+
+    fn head(&mut self, pool: PoolId, now: Timestamp) -> Option<Head> {
+        let (strategy, requests) = (&self.strategy, &self.requests);
+        self.queue.head(pool, now, |id| {
+            let live = requests.get(id).expect("a waiting request is live");
+            strategy.urgency(&live.request, now)
+        })
+    }
+
+    /// Dispatches one request of `pool`: its head, else one of the few behind it. Returns whether
+    /// somebody was placed.
+    fn step(&mut self, pool: PoolId, now: Timestamp) -> bool {
+        let Some(head) = self.head(pool, now) else { return false };
+        match self.try_place(head.request, now) {
+            Tried::Placed => return true,
+            Tried::Unfit => self.stuck(head.request, now),
+            Tried::Waits => {}
+        }
+        let mut followers = std::mem::take(&mut self.scratch.followers);
+        followers.clear();
+        self.queue.followers(pool, self.config.queue.backfill, &mut followers);
+        let placed = followers.iter().any(|&id| self.try_place(id, now) == Tried::Placed);
+        self.scratch.followers = followers;
+        placed
+    }
+
+    /// Notes that the head of a pool fits nowhere; when it has been passed long enough, keeps the
+    /// instance free for it that lacks the least.
+    fn stuck(&mut self, id: RequestId, now: Timestamp) {
+        let Some(live) = self.requests.get_mut(id) else { return };
+        if live.hold.is_some() {
+            return;
+        }
+        let since = *live.stuck_since.get_or_insert(now);
+        let mut patience = Duration::from_millis(self.config.queue.patience_ms);
+        if let Some(deadline) = live.request.deadline() {
+            let slack = deadline.since(live.request.arrival + live.request.forecast.service);
+            patience = patience.min(slack / 2);
+        }
+        if now.since(since) < patience {
+            return;
+        }
+        let (need, failed_on) = (live.request.forecast.total(), live.failed_on.clone());
+        let lacks = |&instance: &InstanceId| {
+            let found = self.fleet.get(instance)?;
+            let free = found.hold.is_none() && found.state == EngineState::Ready;
+            let load = found.load();
+            (free && !failed_on.contains(&instance))
+                .then(|| ((load.tokens + need).saturating_sub(load.capacity), instance))
+        };
+        let members = self.fleet.members(self.pools.roster(live.pool));
+        if let Some((_, instance)) = members.iter().filter_map(lacks).min() {
+            self.fleet.hold(instance, id);
+            if let Some(live) = self.requests.get_mut(id) {
+                live.hold = Some(instance);
+            }
+        }
+    }
+
+    /// Gives an instance that was kept free to its holder, if it fits by now.
+    fn try_held(&mut self, instance: InstanceId, holder: RequestId, now: Timestamp) {
+        let Some(live) = self.requests.get(holder) else { return self.end_hold(Some(instance), now) };
+        let need = live.request.forecast.total();
+        if self.fleet.get(instance).is_some_and(|found| found.load().fits(need)) {
+            self.fleet.unhold(instance);
+            if self.try_place(holder, now) != Tried::Placed {
+                self.fleet.hold(instance, holder);
+            }
+        }
+    }
+
+    /// Ends the hold of a request that has gone elsewhere or ended.
+    pub(super) fn end_hold(&mut self, hold: Option<InstanceId>, now: Timestamp) {
+        if let Some(instance) = hold {
+            self.fleet.unhold(instance);
+            self.after_release(instance, now);
+        }
+    }
+
+    /// Returns whether another instance of a pool might run what has failed on these.
+    pub(super) fn elsewhere(&self, pool: PoolId, failed_on: &[InstanceId], last: InstanceId) -> bool {
+        self.fleet.members(self.pools.roster(pool)).iter().any(|&id| {
+            id != last
+                && !failed_on.contains(&id)
+                && self.fleet.get(id).is_some_and(|found| found.state == EngineState::Ready)
+        })
+    }
+
+    /// Places a waiting request if an instance takes it.
+    fn try_place(&mut self, id: RequestId, now: Timestamp) -> Tried {
+        let Some(live) = self.requests.get(id) else { return Tried::Unfit };
+        let (request, pool) = (live.request, live.pool);
+        let need = request.forecast.total();
+        let roster = self.pools.roster(pool);
+        // Where it has failed is avoided as long as it can run elsewhere.
+        let failed_on: &[InstanceId] = match live.failed_on.last() {
+            Some(&last) if self.elsewhere(pool, &live.failed_on, last) => &live.failed_on,
+            _ => &[],
+        };
+        let open = self.fleet.open(roster);
+        let Scratch { shown, favourites, rng, estimates, .. } = &mut self.scratch;
+        let shown = if open.len() <= MAX_CANDIDATES {
+            open
+        } else {
+            favourites.clear();
+            self.router.favourites(&request, open, favourites);
+            show(open, favourites, rng, shown);
+            &*shown
+        };
+        let fits = |c: &Candidate| c.load.fits(need) && !failed_on.contains(&c.id);
+        let mut set = CandidateSet::new(shown, &request, now, &self.predictor, estimates, fits);
+        let fitting = set.len();
+        if fitting == 0 {
+            return Tried::Unfit;
+        }
+        if request.preferred.is_some_and(|wanted| set.iter().any(|c| c.id == wanted)) {
+            set.retain(|c| Some(c.id) == request.preferred);
+        } else if let Narrowing::WaitUntil(at) = self.strategy.narrow(&request, &mut set, now) {
+            self.timers.set(at.max(now + Duration::from_millis(1)), Timer::Wake(pool));
+            return Tried::Waits;
+        }
+        let Some(candidates) = set.offer() else { return Tried::Waits };
+        let picked = self.router.pick(&request, candidates, now);
+        let choice = candidates.find(picked).unwrap_or_else(|| candidates.get(0));
+        let (instance, load) = (choice.id, choice.load);
+        let estimate = choice.known_estimate();
+        let explained = self.explanations.wanted().then(|| {
+            let mut others = self.explanations.spare();
+            best_others(&set, instance, &mut others);
+            let excluded = Excluded {
+                closed: (self.fleet.members(roster).len() - open.len()) as u32,
+                unfit: (shown.len() - fitting) as u32,
+                narrowed: (fitting - set.len()) as u32,
+                unseen: (open.len() - shown.len()) as u32,
+            };
+            self.explanations.keep(Explanation {
+                request: id,
+                label: live.label.clone(),
+                model: request.model,
+                priority: request.priority,
+                attempt: live.tries,
+                strategy: self.strategy.name(),
+                router: self.router.name(),
+                arrival: request.arrival,
+                decided: now,
+                waiting: self.queue.pool_len(pool) as u32 - 1,
+                forecast: request.forecast,
+                winner: Considered { instance, load: load.fraction(), estimate },
+                others,
+                excluded,
+                ending: None,
+            })
+        });
+        self.start(id, instance, (load.sequences, load.tokens), estimate, explained, now);
+        Tried::Placed
+    }
+
+    /// Reserves and dispatches.
+    fn start(
+        &mut self,
+        id: RequestId,
+        instance: InstanceId,
+        met: (u32, sagellm_types::Tokens),
+        estimate: Option<sagellm_types::Estimate>,
+        explained: Option<u64>,
+        now: Timestamp,
+    ) {
+        let charged = self.queue.serve(id).expect("a request that is placed waits");
+        self.timers.clear_deadline(id);
+        self.monitor.queue_length(self.queue.len() as u64, now);
+        let live = self.requests.get_mut(id).expect("a waiting request is live");
+        let n = live.tries;
+        let attempt = Attempt { request: id, n };
+        let forecast = live.request.forecast;
+        let need = Need { prompt: forecast.prompt, output: forecast.output };
+        let charge = self.fleet.reserve(attempt, instance, need, now);
+        let hold = live.hold.take();
+        live.tries += 1;
+        live.charged = charged;
+        live.stuck_since = None;
+        live.explained = explained;
+        live.running = Some(Try {
+            n,
+            instance,
+            charge,
+            dispatched: now,
+            first_token: None,
+            output: sagellm_types::Tokens(0),
+            estimate,
+            met,
+        });
+        self.monitor.dispatched(&live.request, n, instance, now);
+        let pool = live.pool;
+        self.measure_gap(pool, now);
+        self.commands.push_back(Command::Dispatch(Dispatch { attempt, instance }));
+        if hold.is_some_and(|held| held != instance) {
+            self.end_hold(hold, now);
+        }
+    }
+
+    /// Learns how fast a pool that waits is worked off.
+    fn measure_gap(&mut self, pool: PoolId, now: Timestamp) {
+        let waits = self.queue.pool_len(pool) > 0;
+        let measured = self.pools.get_mut(pool);
+        if let (Some(last), true) = (measured.last_dispatch, waits) {
+            let gap = now.since(last);
+            measured.gap =
+                Some(measured.gap.map_or(gap, |mean| mean.mul_f64(0.95) + gap.mul_f64(0.05)));
+        }
+        measured.last_dispatch = waits.then_some(now);
+    }
+}
+
+/// Fills `shown` with the router's favourites and a run of the others that begins anywhere.
+fn show(open: &[Candidate], favourites: &[InstanceId], rng: &mut Rng, shown: &mut Vec<Candidate>) {
+    shown.clear();
+    let wanted = favourites.iter().take(MAX_CANDIDATES / 2);
+    shown.extend(wanted.filter_map(|&id| open.iter().find(|c| c.id == id).copied()));
+    let own = shown.len();
+    let start = rng.below(open.len());
+    for candidate in open[start..].iter().chain(&open[..start]) {
+        if shown.len() == MAX_CANDIDATES {
+            break;
+        }
+        if !shown[..own].iter().any(|c| c.id == candidate.id) {
+            shown.push(*candidate);
+        }
+    }
+}
