@@ -1,1 +1,55 @@
-//! Room `perf`.
+//! How long a request takes and what it costs.
+//!
+//! Three questions, each answered from a prior and then from what happened:
+//! how long one engine step takes ([`LinearCost`]), what a request will need ([`Forecaster`]), and
+//! what it would see on a given instance ([`Predictor`]). This crate never chooses, never measures
+//! and never reads a clock; floats are touched by + − × ÷ and square roots only, so that results
+//! are the same on every machine.
+//!
+//! ```
+//! use sagellm_perf::{Batch, Flavour, Forecaster, LinearCost, Predictor, PromptSize};
+//! use sagellm_types::{Estimator, InstanceId, Load, ModelId, Request, Timestamp};
+//!
+//! let cost = LinearCost::preset("Llama-3.1-8B-Instruct", Some("H100"), 1);
+//! let step = cost.step_time(&Batch { prefill_tokens: 0, decode_sequences: 8, kv_tokens: 8000 });
+//! assert!(step < cost.step_time(&Batch { prefill_tokens: 2048, decode_sequences: 8, kv_tokens: 8000 }));
+//!
+//! let forecaster = Forecaster::new(cost);
+//! let forecast = forecaster.forecast(ModelId(0), None, PromptSize::Bytes(4000), Some(100));
+//! assert_eq!((forecast.prompt.0, forecast.output.0), (1000, 100));
+//!
+//! let mut predictor = Predictor::new();
+//! let instance = InstanceId::new(0, 0);
+//! predictor.insert(instance, Flavour { cost, ..Flavour::default() });
+//! let request = Request { forecast, ..Request::example(0) };
+//! let idle = predictor.estimate(&request, instance, &Load::default(), Timestamp::ZERO);
+//! let busy = Load { sequences: 64, ..Load::default() };
+//! assert!(predictor.estimate(&request, instance, &busy, Timestamp::ZERO).tpot > idle.tpot);
+//! ```
+
+mod correction;
+mod estimate;
+mod forecast;
+mod gpu;
+mod line;
+mod model;
+mod picos;
+mod preset;
+mod price;
+mod step;
+mod users;
+
+pub use correction::Correction;
+pub use estimate::{Flavour, Observed, Predictor};
+pub use forecast::{Forecaster, Lesson, PredictionError, PromptSize};
+pub use gpu::{GPUS, Gpu};
+pub use line::Line;
+pub use model::ModelShape;
+pub use picos::Picos;
+pub use preset::{DEFAULT_KV_TOKENS, kv_tokens_that_fit};
+pub use price::Rent;
+pub use step::{Batch, CostError, LinearCost, LinearCostConfig};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

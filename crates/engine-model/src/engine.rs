@@ -1,0 +1,348 @@
+//! The engine: sequences in, tokens out, one step after the other.
+
+use std::collections::BTreeSet;
+
+use indexmap::IndexMap;
+use rustc_hash::FxBuildHasher;
+use sagellm_perf::{LinearCost, Picos};
+use sagellm_types::Timestamp;
+
+use crate::blocks::Blocks;
+use crate::run::Run;
+use crate::{EngineConfig, Event, EventKind, Gauges, Rejection, Sequence};
+
+/// A vLLM engine as a pure state machine: no clock, no IO, no randomness.
+///
+/// The caller owns time: [`Engine::next_boundary`] says when something can happen next, and
+/// [`Engine::advance`] makes it happen. Call `advance(now)` before `submit` and `abort`, so that
+/// they find the engine as it is at that time.
+///
+/// ```
+/// use sagellm_engine_model::{Engine, EngineConfig, EventKind, Sequence};
+/// use sagellm_types::Timestamp;
+///
+/// let mut engine = Engine::new(EngineConfig::default());
+/// let sequence = Sequence { id: 7, prompt_tokens: 100, output_tokens: 3, prefix_blocks: vec![], priority: 0 };
+/// engine.submit(sequence, Timestamp::ZERO).expect("it fits");
+/// let mut events = Vec::new();
+/// while let Some(boundary) = engine.next_boundary() {
+///     engine.advance(boundary, &mut events);
+/// }
+/// let kinds: Vec<_> = events.iter().map(|event| event.kind).collect();
+/// assert_eq!(kinds[0], EventKind::FirstToken { cached: 0 });
+/// assert_eq!(kinds[1..], [EventKind::Tokens(1), EventKind::Tokens(1), EventKind::Finished]);
+/// ```
+#[derive(Clone, Debug)]
+pub struct Engine {
+    pub(crate) config: EngineConfig,
+    /// The end of the last step, or when an idle engine got work.
+    pub(crate) now: Picos,
+    pub(crate) run: Option<Run>,
+    pub(crate) slots: Vec<Slot>,
+    vacant: Vec<u32>,
+    places: IndexMap<u64, u32, FxBuildHasher>,
+    /// Slots in the batch, in the order in which they joined it.
+    pub(crate) running: Vec<u32>,
+    /// Slots that wait, by (priority, order of arrival).
+    pub(crate) waiting: BTreeSet<(i64, u64, u32)>,
+    arrivals: u64,
+    pub(crate) blocks: Blocks,
+    pub(crate) counters: Gauges,
+}
+
+/// A sequence inside the engine.
+#[derive(Clone, Debug)]
+pub(crate) struct Slot {
+    pub(crate) sequence: Sequence,
+    pub(crate) arrived: Picos,
+    /// Its place in the order of arrival; a preempted sequence keeps it.
+    pub(crate) order: u64,
+    /// Output tokens so far.
+    pub(crate) produced: u32,
+    /// Tokens whose KV is there.
+    pub(crate) computed: u32,
+    /// Tokens computed in the step under way.
+    pub(crate) scheduled: u32,
+    /// Blocks held alone.
+    pub(crate) private: u32,
+    /// Places of stored blocks held.
+    pub(crate) held: Vec<u32>,
+    /// Prompt blocks that were found, stored, or turned out to be stored by another.
+    pub(crate) hashed: u32,
+    /// Prompt tokens found when it was first scheduled.
+    pub(crate) cached: Option<u32>,
+}
+
+impl Slot {
+    /// Returns the tokens whose KV must be there before the next output token can be drawn.
+    pub(crate) fn tokens(&self) -> u32 {
+        self.sequence.prompt_tokens + self.produced
+    }
+
+    pub(crate) fn blocks(&self) -> u32 {
+        self.private + self.held.len() as u32
+    }
+
+    /// Returns whether the step under way draws one token from a finished prefill.
+    pub(crate) fn decodes(&self) -> bool {
+        self.scheduled == 1 && self.produced > 0 && self.computed + 1 == self.tokens()
+    }
+
+    pub(crate) fn remaining(&self) -> u32 {
+        self.sequence.output_tokens - self.produced
+    }
+
+    fn waiting_key(&self, place: u32) -> (i64, u64, u32) {
+        (self.sequence.priority, self.order, place)
+    }
+}
+
+impl Engine {
+    /// Returns an idle engine. Counts of zero are taken as one, and `max_model_len` as no longer
+    /// than the whole cache.
+    pub fn new(config: EngineConfig) -> Self {
+        let config = config.sound();
+        Self {
+            config,
+            now: Picos::ZERO,
+            run: None,
+            slots: Vec::new(),
+            vacant: Vec::new(),
+            places: IndexMap::default(),
+            running: Vec::new(),
+            waiting: BTreeSet::new(),
+            arrivals: 0,
+            blocks: Blocks::new(config.num_blocks),
+            counters: Gauges { num_blocks: config.num_blocks, ..Gauges::default() },
+        }
+    }
+
+    /// Returns the settings, as they were made sound.
+    pub fn config(&self) -> &EngineConfig {
+        &self.config
+    }
+
+    /// Lets steps that begin from now on cost `cost`.
+    pub fn set_cost(&mut self, cost: LinearCost) {
+        self.config.cost = cost;
+        let now = self.now;
+        if let Some(run) = &mut self.run {
+            run.cut(now);
+        }
+    }
+
+    /// Takes a sequence; it joins the batch at the next step that has room for it.
+    ///
+    /// # Errors
+    /// If it is empty, too long, not the only one of its id, or the queue is full.
+    pub fn submit(&mut self, mut sequence: Sequence, now: Timestamp) -> Result<(), Rejection> {
+        let now = Picos::until(now);
+        let (id, most) = (sequence.id, self.config.max_model_len);
+        let tokens = u64::from(sequence.prompt_tokens) + u64::from(sequence.output_tokens);
+        if sequence.prompt_tokens == 0 {
+            return Err(Rejection::Empty);
+        }
+        if tokens > u64::from(most) {
+            return Err(Rejection::TooLong { tokens, most });
+        }
+        if self.places.contains_key(&id) {
+            return Err(Rejection::Duplicate { id });
+        }
+        if let Some(most) = self.config.max_num_queued_reqs
+            && self.waiting.len() >= most as usize
+        {
+            return Err(Rejection::QueueFull { most });
+        }
+        sequence.prefix_blocks.truncate((sequence.prompt_tokens / self.config.block_size) as usize);
+        if self.config.scheduling_policy == crate::Policy::Fcfs {
+            sequence.priority = 0;
+        }
+        self.arrivals += 1;
+        let slot = Slot {
+            sequence,
+            arrived: now,
+            order: self.arrivals,
+            produced: 0,
+            computed: 0,
+            scheduled: 0,
+            private: 0,
+            held: Vec::new(),
+            hashed: 0,
+            cached: None,
+        };
+        let place = match self.vacant.pop() {
+            Some(place) => place,
+            None => self.slots.len() as u32,
+        };
+        self.waiting.insert(slot.waiting_key(place));
+        match self.slots.get_mut(place as usize) {
+            Some(vacant) => *vacant = slot,
+            None => self.slots.push(slot),
+        }
+        self.places.insert(id, place);
+        if let Some(run) = &mut self.run {
+            run.cut(now);
+        }
+        Ok(())
+    }
+
+    /// Drops a sequence at once, whatever it is doing; the step under way takes its time all the
+    /// same. Returns whether there was one.
+    pub fn abort(&mut self, id: u64, now: Timestamp) -> bool {
+        let Some(&place) = self.places.get(&id) else { return false };
+        if let Some(run) = &mut self.run {
+            run.cut(Picos::until(now));
+        }
+        let key = self.slots[place as usize].waiting_key(place);
+        if !self.waiting.remove(&key) {
+            self.running.retain(|running| *running != place);
+        }
+        self.release(place);
+        self.vacate(place);
+        true
+    }
+
+    /// Returns when something can happen next: the end of the step under way (of the run, when
+    /// leaping), or the arrival that wakes an idle engine; `None` when idle.
+    pub fn next_boundary(&self) -> Option<Timestamp> {
+        match &self.run {
+            Some(run) => Some(run.end_of(run.steps).timestamp()),
+            None => self.next_start().map(Picos::timestamp),
+        }
+    }
+
+    /// Lets everything happen that happens up to and at `to`, and appends it to `events`.
+    pub fn advance(&mut self, to: Timestamp, events: &mut Vec<Event>) {
+        let to = Picos::until(to);
+        loop {
+            if let Some(run) = self.run {
+                let ended = run.ended_by(to);
+                if ended > run.done {
+                    self.complete(run, ended, events);
+                }
+                if ended < run.steps {
+                    return;
+                }
+                self.now = run.end_of(run.steps);
+                self.run = None;
+            }
+            match self.next_start() {
+                Some(start) if start <= to => {
+                    self.now = start;
+                    self.run = Some(self.schedule(events));
+                }
+                _ => return,
+            }
+        }
+    }
+
+    /// Returns what the engine shows of itself.
+    pub fn gauges(&self) -> Gauges {
+        Gauges {
+            running: self.running.len() as u32,
+            waiting: self.waiting.len() as u32,
+            used_blocks: self.blocks.used(),
+            ..self.counters
+        }
+    }
+
+    /// Forgets all stored prompt blocks that no sequence holds.
+    pub fn reset_prefix_cache(&mut self) {
+        self.blocks.forget_unheld();
+    }
+
+    /// Returns when the next step can begin, given that none is under way.
+    fn next_start(&self) -> Option<Picos> {
+        if !self.running.is_empty() {
+            return Some(self.now);
+        }
+        let first = self.waiting.iter().map(|&(_, _, place)| self.slots[place as usize].arrived);
+        // Preempted ones arrived long ago; only an idle engine looks at arrivals at all.
+        first.min().map(|arrived| arrived.max(self.now))
+    }
+
+    /// Gives out the tokens of the steps of `run` up to step `ended`.
+    fn complete(&mut self, run: Run, ended: u64, events: &mut Vec<Event>) {
+        let steps = (ended - run.done) as u32;
+        let at = run.end_of(ended).timestamp();
+        self.counters.steps += u64::from(steps);
+        if run.steps > 1 {
+            self.make_room((run.steps.min(ended + 1) - run.done) as u32);
+        }
+        let mut running = std::mem::take(&mut self.running);
+        running.retain(|&place| !self.complete_one(place, steps, at, events));
+        if ended == run.steps {
+            running.iter().for_each(|&place| self.slots[place as usize].scheduled = 0);
+        }
+        self.running = running;
+        if let Some(run) = &mut self.run {
+            run.done = ended;
+        }
+    }
+
+    /// Takes the blocks that the batch needs for `steps` more decode steps; the plan of the run has
+    /// seen to it that they can be had.
+    fn make_room(&mut self, steps: u32) {
+        for &place in &self.running {
+            let slot = &mut self.slots[place as usize];
+            let need = (slot.computed + steps).div_ceil(self.config.block_size) - slot.blocks();
+            slot.private += need;
+            self.blocks.take(need);
+        }
+    }
+
+    /// Gives out the tokens of `steps` steps of one sequence, and returns whether it has ended.
+    fn complete_one(
+        &mut self,
+        place: u32,
+        steps: u32,
+        at: Timestamp,
+        events: &mut Vec<Event>,
+    ) -> bool {
+        let slot = &mut self.slots[place as usize];
+        if slot.scheduled == 0 {
+            return false;
+        }
+        let id = slot.sequence.id;
+        slot.computed += slot.scheduled * steps;
+        if slot.computed < slot.tokens() {
+            return false;
+        }
+        let mut event = |kind| events.push(Event { id, at, kind });
+        if slot.produced == 0 {
+            self.counters.prompt_tokens += u64::from(slot.sequence.prompt_tokens);
+        }
+        if slot.remaining() > 0 {
+            event(match slot.produced {
+                0 => EventKind::FirstToken { cached: slot.cached.unwrap_or(0) },
+                _ => EventKind::Tokens(steps),
+            });
+            slot.produced += steps;
+            self.counters.generation_tokens += u64::from(steps);
+        }
+        if slot.remaining() > 0 {
+            return false;
+        }
+        event(EventKind::Finished);
+        self.counters.finished += 1;
+        self.release(place);
+        self.vacate(place);
+        true
+    }
+
+    /// Gives back all blocks of a sequence, the last ones first, so that the front of a prompt,
+    /// which others are likeliest to share, is dropped last.
+    pub(crate) fn release(&mut self, place: u32) {
+        let slot = &mut self.slots[place as usize];
+        self.blocks.give_back(std::mem::take(&mut slot.private));
+        for held in slot.held.drain(..).rev() {
+            self.blocks.let_go(held);
+        }
+        (slot.computed, slot.scheduled, slot.hashed) = (0, 0, 0);
+    }
+
+    fn vacate(&mut self, place: u32) {
+        self.places.swap_remove(&self.slots[place as usize].sequence.id);
+        self.vacant.push(place);
+    }
+}

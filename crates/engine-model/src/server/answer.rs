@@ -1,0 +1,346 @@
+//! Answers on the wire, in the shapes of vLLM 0.32.
+//!
+//! Everything that the chunks of a stream have in common is formatted once per request; a chunk is
+//! a few copies.
+
+use super::json;
+use super::live::Reach;
+use super::request::{Choice, Generation, Kind, Script, StreamUsage};
+use super::text;
+
+/// What `system_fingerprint` says.
+const FINGERPRINT: &str = "vllm-0.32.0-7d376611";
+
+/// A generation with what is common to its answers already formatted.
+pub(super) struct Answer {
+    pub(super) generation: Generation,
+    /// `{"id":…,"object":…,"created":…,"model":…,"choices":[`, for whole answers.
+    whole: Vec<u8>,
+    /// The same for chunks, after `data: `.
+    chunk: Vec<u8>,
+    call_id: String,
+}
+
+/// How much of a choice has been written to a stream.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Written {
+    pub(super) tokens: u32,
+    bytes: usize,
+}
+
+impl Answer {
+    /// `id` is without its prefix; `created` in seconds since 1970.
+    pub(super) fn new(generation: Generation, id: &str, created: u64) -> Self {
+        let (prefix, whole, chunk) = match generation.kind {
+            Kind::Chat => ("chatcmpl-", "chat.completion", "chat.completion.chunk"),
+            Kind::Completion => ("cmpl-", "text_completion", "text_completion"),
+        };
+        let head = |start: &str, object: &str| {
+            let mut head = start.as_bytes().to_vec();
+            head.extend(br#"{"id":""#);
+            head.extend(prefix.as_bytes());
+            json::escaped(&mut head, id);
+            head.extend(format!(r#"","object":"{object}","created":{created},"model":"#).bytes());
+            json::string(&mut head, &generation.model);
+            head.extend(br#","choices":["#);
+            head
+        };
+        let (whole, chunk) = (head("", whole), head("data: ", chunk));
+        let call_id = format!("chatcmpl-tool-{:016x}", generation.prompts[0].hash);
+        Self { generation, whole, chunk, call_id }
+    }
+
+    /// Returns the whole answer.
+    pub(super) fn body(&self, reach: &[Reach]) -> Vec<u8> {
+        let mut out = self.whole.clone();
+        for (index, choice) in self.generation.choices.iter().enumerate() {
+            if index > 0 {
+                out.push(b',');
+            }
+            out.extend(br#"{"index":"#);
+            json::number(&mut out, index as u64);
+            match self.generation.kind {
+                Kind::Chat => self.message(&mut out, choice),
+                Kind::Completion => {
+                    out.extend(br#","text":""#);
+                    json::escaped(&mut out, &shown(choice));
+                    out.push(b'"');
+                }
+            }
+            self.logprobs(&mut out, choice, 0, choice.tokens);
+            out.extend(br#","finish_reason":""#);
+            out.extend(choice.finish.as_bytes());
+            out.extend(br#"","stop_reason":"#);
+            stop_reason(&mut out, choice);
+            out.extend(match self.generation.kind {
+                Kind::Chat => &br#","token_ids":null,"routed_experts":null}"#[..],
+                Kind::Completion => {
+                    br#","token_ids":null,"prompt_logprobs":null,"prompt_token_ids":null,"routed_experts":null}"#
+                }
+            });
+        }
+        out.extend(br#"],"service_tier":null,"system_fingerprint":""#);
+        out.extend(FINGERPRINT.as_bytes());
+        out.extend(br#"","usage":"#);
+        self.usage(&mut out, reach, true);
+        if self.generation.kind == Kind::Chat {
+            out.extend(br#","prompt_logprobs":null,"prompt_token_ids":null,"prompt_text":null"#);
+        }
+        out.extend(br#","kv_transfer_params":null,"ec_transfer_params":null,"metrics":null}"#);
+        out
+    }
+
+    fn message(&self, out: &mut Vec<u8>, choice: &Choice) {
+        out.extend(br#","message":{"role":"assistant","content":"#);
+        match &choice.script {
+            Script::Words(_) => json::string(out, &shown(choice)),
+            Script::Tool { .. } => out.extend(b"null"),
+        }
+        out.extend(br#","refusal":null,"annotations":null,"audio":null,"function_call":null,"tool_calls":["#);
+        if let Script::Tool { name, arguments } = &choice.script {
+            self.call_head(out, name, false);
+            json::escaped(out, arguments);
+            out.extend(br#""}}"#);
+        }
+        out.extend(br#"],"reasoning":null}"#);
+    }
+
+    /// Writes a tool call up to its arguments, inside their opening quote.
+    fn call_head(&self, out: &mut Vec<u8>, name: &str, index: bool) {
+        out.extend(br#"{"id":""#);
+        out.extend(self.call_id.as_bytes());
+        out.extend(br#"","type":"function""#);
+        if index {
+            out.extend(br#","index":0"#);
+        }
+        out.extend(br#","function":{"name":"#);
+        json::string(out, name);
+        out.extend(br#","arguments":""#);
+    }
+
+    /// Writes the chunks of a choice's next token; the first also opens the message.
+    pub(super) fn chunks(&self, out: &mut Vec<u8>, index: usize, written: &mut Written) {
+        let choice = &self.generation.choices[index];
+        let chat = self.generation.kind == Kind::Chat;
+        let token = written.tokens;
+        let last = token + 1 == choice.tokens;
+        if token == 0 && chat {
+            self.open(out, index);
+            out.extend(
+                br#"{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]"#,
+            );
+            self.close(out, choice, written);
+            if let Script::Tool { name, .. } = &choice.script {
+                self.open(out, index);
+                out.extend(br#"{"tool_calls":["#);
+                self.call_head(out, name, true);
+                out.extend(br#""}}]},"logprobs":null,"finish_reason":null,"token_ids":null}]"#);
+                self.close(out, choice, written);
+            }
+        }
+        written.tokens += 1;
+        let start = written.bytes;
+        if let Script::Words(seed) = choice.script {
+            let word = text::word(text::generated(seed, token));
+            let length = choice.shown.saturating_sub(start).min(word.len());
+            written.bytes += length;
+            if length == 0 && !last {
+                return;
+            }
+            self.open(out, index);
+            out.extend(if chat { &br#"{"content":""#[..] } else { b"" });
+            out.extend(&word[..length]);
+            out.extend(if chat { &br#""}"#[..] } else { br#"""# });
+        } else if let Script::Tool { arguments, .. } = &choice.script {
+            let piece = text::pieces(&arguments[start..]).next().unwrap_or_default();
+            written.bytes += piece.len();
+            self.open(out, index);
+            out.extend(br#"{"tool_calls":[{"index":0,"function":{"arguments":""#);
+            json::escaped(out, piece);
+            out.extend(br#""}}]}"#);
+        }
+        self.logprobs(out, choice, token, token + 1);
+        out.extend(br#","finish_reason":"#);
+        if last {
+            out.push(b'"');
+            out.extend(choice.finish.as_bytes());
+            out.extend(br#"","stop_reason":"#);
+            stop_reason(out, choice);
+        } else if chat {
+            out.extend(b"null");
+        } else {
+            out.extend(br#"null,"stop_reason":null"#);
+        }
+        if !chat {
+            out.extend(br#","prompt_token_ids":null"#);
+        }
+        out.extend(br#","token_ids":null}]"#);
+        self.close(out, choice, written);
+    }
+
+    /// Begins a chunk, up to the delta or the inside of the text.
+    fn open(&self, out: &mut Vec<u8>, index: usize) {
+        out.extend(&self.chunk);
+        out.extend(br#"{"index":"#);
+        json::number(out, index as u64);
+        out.extend(match self.generation.kind {
+            Kind::Chat => &br#","delta":"#[..],
+            Kind::Completion => br#","text":""#,
+        });
+    }
+
+    /// Ends a chunk after its list of choices.
+    fn close(&self, out: &mut Vec<u8>, choice: &Choice, written: &Written) {
+        if self.generation.usage == StreamUsage::InEveryChunk {
+            out.extend(br#","usage":"#);
+            let prompt = u64::from(self.generation.prompts[choice.prompt].tokens);
+            usage_counts(out, prompt, u64::from(written.tokens));
+            out.push(b'}');
+        }
+        out.extend(b"}\n\n");
+    }
+
+    /// Writes what follows the last token of a stream.
+    pub(super) fn end(&self, out: &mut Vec<u8>, reach: &[Reach]) {
+        if self.generation.usage != StreamUsage::Never {
+            out.extend(&self.chunk);
+            out.extend(br#"],"usage":"#);
+            self.usage(out, reach, false);
+            out.extend(b"}\n\n");
+        }
+        out.extend(b"data: [DONE]\n\n");
+    }
+
+    fn usage(&self, out: &mut Vec<u8>, reach: &[Reach], nulls: bool) {
+        let prompt = self.generation.prompts.iter().map(|prompt| u64::from(prompt.tokens)).sum();
+        let output = reach.iter().map(|reach| u64::from(reach.tokens)).sum();
+        usage_counts(out, prompt, output);
+        // vLLM reports the last answer's cached tokens, and nothing if there were none.
+        match reach.last().map_or(0, |reach| reach.cached) {
+            0 if nulls => out.extend(br#","prompt_tokens_details":null"#),
+            0 => {}
+            cached => {
+                out.extend(br#","prompt_tokens_details":{"cached_tokens":"#);
+                json::number(out, u64::from(cached));
+                out.push(b'}');
+            }
+        }
+        if nulls {
+            out.extend(br#","completion_tokens_details":null"#);
+        }
+        out.push(b'}');
+    }
+
+    /// Writes `,"logprobs":…` for the tokens `from..to` of a choice.
+    fn logprobs(&self, out: &mut Vec<u8>, choice: &Choice, from: u32, to: u32) {
+        out.extend(br#","logprobs":"#);
+        let (Some(alternatives), Script::Words(seed)) = (self.generation.logprobs, &choice.script)
+        else {
+            out.extend(b"null");
+            return;
+        };
+        let token = |i: u32, rank: u32| {
+            let id = text::generated(seed ^ u64::from(rank) << 40, i);
+            let word = text::word(id);
+            let word = std::str::from_utf8(&word).expect("words are ASCII").to_owned();
+            // Of one draw in eight: −0.1, −0.2 …; of each alternative less.
+            (word, -f64::from(id % 8 + 1) / 10.0 - f64::from(rank))
+        };
+        match self.generation.kind {
+            Kind::Chat => chat_logprobs(out, from..to, alternatives, token),
+            Kind::Completion => completion_logprobs(out, from..to, alternatives, token),
+        }
+    }
+}
+
+fn usage_counts(out: &mut Vec<u8>, prompt: u64, output: u64) {
+    out.extend(br#"{"prompt_tokens":"#);
+    json::number(out, prompt);
+    out.extend(br#","total_tokens":"#);
+    json::number(out, prompt + output);
+    out.extend(br#","completion_tokens":"#);
+    json::number(out, output);
+}
+
+fn stop_reason(out: &mut Vec<u8>, choice: &Choice) {
+    match &choice.stop {
+        Some(stop) => json::string(out, stop),
+        None => out.extend(b"null"),
+    }
+}
+
+/// Returns the text of a choice that is shown.
+fn shown(choice: &Choice) -> String {
+    match &choice.script {
+        Script::Words(seed) => {
+            let words = (0..choice.tokens).map(|i| text::word(text::generated(*seed, i)));
+            let bytes = words.flatten().take(choice.shown).collect();
+            String::from_utf8(bytes).expect("words are ASCII")
+        }
+        Script::Tool { arguments, .. } => arguments.clone(),
+    }
+}
+
+fn list<T>(
+    out: &mut Vec<u8>,
+    items: impl Iterator<Item = T>,
+    mut write: impl FnMut(&mut Vec<u8>, T),
+) {
+    for (place, item) in items.enumerate() {
+        if place > 0 {
+            out.push(b',');
+        }
+        write(out, item);
+    }
+}
+
+fn chat_logprobs(
+    out: &mut Vec<u8>,
+    tokens: std::ops::Range<u32>,
+    alternatives: u32,
+    token: impl Fn(u32, u32) -> (String, f64),
+) {
+    let entry = |out: &mut Vec<u8>, (word, logprob): (String, f64)| {
+        out.extend(br#"{"token":"#);
+        json::string(out, &word);
+        out.extend(format!(r#","logprob":{logprob:?},"bytes":["#).bytes());
+        list(out, word.bytes(), |out, byte| json::number(out, u64::from(byte)));
+        out.push(b']');
+    };
+    out.extend(br#"{"content":["#);
+    list(out, tokens, |out, i| {
+        entry(out, token(i, 0));
+        out.extend(br#","top_logprobs":["#);
+        list(out, 0..alternatives, |out, rank| {
+            entry(out, token(i, rank));
+            out.push(b'}');
+        });
+        out.extend(b"]}");
+    });
+    out.extend(b"]}");
+}
+
+fn completion_logprobs(
+    out: &mut Vec<u8>,
+    tokens: std::ops::Range<u32>,
+    alternatives: u32,
+    token: impl Fn(u32, u32) -> (String, f64),
+) {
+    out.extend(br#"{"text_offset":["#);
+    list(out, tokens.clone(), |out, i| json::number(out, u64::from(i) * 4));
+    out.extend(br#"],"token_logprobs":["#);
+    list(out, tokens.clone(), |out, i| out.extend(format!("{:?}", token(i, 0).1).bytes()));
+    out.extend(br#"],"tokens":["#);
+    list(out, tokens.clone(), |out, i| json::string(out, &token(i, 0).0));
+    out.extend(br#"],"top_logprobs":["#);
+    list(out, tokens, |out, i| {
+        out.push(b'{');
+        list(out, 0..alternatives.max(1), |out, rank| {
+            let (word, logprob) = token(i, rank);
+            json::string(out, &word);
+            out.extend(format!(":{logprob:?}").bytes());
+        });
+        out.push(b'}');
+    });
+    out.extend(b"]}");
+}

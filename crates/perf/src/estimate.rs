@@ -1,0 +1,294 @@
+//! What a request would see on an instance: the instance's flavour, its load, and what was learnt.
+//!
+//! `tpot = step(n + 1 sequences, reserved + own tokens) × learnt factor` and
+//! `ttft = (what is left of the running step + the prompt's own steps) × learnt factor`.
+//! The flavour (model × GPU × layout × price) is turned into coefficients once; an estimate is a
+//! few multiplications. Factors are learnt per instance against the prior under the load *at
+//! dispatch*, so a burst of requests that were predicted together does not correct it many times.
+
+use std::time::Duration;
+
+use sagellm_types::{Estimate, Estimator, InstanceId, Load, Request, Timestamp, Tokens, Usd};
+
+use crate::{Correction, LinearCost, Rent};
+
+/// What is known about an instance before it has served anything.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Flavour {
+    /// The cost of its steps.
+    pub cost: LinearCost,
+    /// GPUs that it occupies.
+    pub gpus: u32,
+    /// Rent of one GPU for one hour.
+    pub price_per_gpu_hour: Usd,
+}
+
+impl Default for Flavour {
+    fn default() -> Self {
+        Self { cost: LinearCost::preset("", None, 1), gpus: 1, price_per_gpu_hour: Usd(1.0) }
+    }
+}
+
+/// What happened to an attempt, beside the load that it met.
+#[derive(Clone, Copy, Debug, PartialEq, Default)]
+pub struct Observed {
+    /// Prompt tokens that were computed (cached ones left out, if the engine says).
+    pub prompt: Tokens,
+    /// Output tokens.
+    pub output: Tokens,
+    /// Sequences reserved on the instance when it was dispatched, without its own.
+    pub sequences: u32,
+    /// KV tokens reserved on the instance when it was dispatched, without its own.
+    pub reserved: Tokens,
+    /// Time from dispatch to the first token, if it was streamed.
+    pub ttft: Option<Duration>,
+    /// Mean time per output token after the first.
+    pub tpot: Option<Duration>,
+}
+
+/// Predicts per instance, and learns from what happened there.
+#[derive(Clone, Debug, Default)]
+pub struct Predictor {
+    slots: Vec<Option<Slot>>,
+    unknown: Slot,
+}
+
+/// An instance: its flavour as coefficients in nanoseconds, and what was learnt.
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    generation: u32,
+    base: f64,
+    per_prefill_token: f64,
+    per_sequence: f64,
+    per_kv_token: f64,
+    usd_per_nano: f64,
+    spread: f64,
+    ttft: Correction,
+    tpot: Correction,
+}
+
+/// Prompts are computed in chunks of about so many tokens (vLLM's usual budget per step).
+const CHUNK: f64 = 8192.0;
+
+impl Slot {
+    fn new(generation: u32, flavour: &Flavour) -> Self {
+        let Flavour { cost, gpus, price_per_gpu_hour } = *flavour;
+        let (ttft, tpot) = (Correction::default(), Correction::default());
+        Self {
+            generation,
+            base: cost.base.as_nanos_f64(),
+            per_prefill_token: cost.per_prefill_token.as_nanos_f64(),
+            per_sequence: cost.per_sequence.as_nanos_f64(),
+            per_kv_token: cost.per_kv_token.as_nanos_f64(),
+            usd_per_nano: Rent { gpus, price_per_gpu_hour }.per_second().0 * 1e-9,
+            spread: joint(&ttft, &tpot),
+            ttft,
+            tpot,
+        }
+    }
+
+    /// Returns what the prior says about time to first token and per token, in nanoseconds.
+    fn prior(
+        &self,
+        prompt: Tokens,
+        output: Tokens,
+        sequences: u32,
+        reserved: Tokens,
+    ) -> (f64, f64) {
+        let (prompt, sequences) = (prompt.as_f64(), f64::from(sequences));
+        let others =
+            self.base + sequences * self.per_sequence + reserved.as_f64() * self.per_kv_token;
+        // The running step, if there is one, is met half-way; each chunk is a step of its own.
+        let steps = if sequences > 0.0 { 1.5 } else { 1.0 } + prompt * (1.0 / CHUNK);
+        let own = (prompt + 0.5 * output.as_f64()) * self.per_kv_token + self.per_sequence;
+        (others * steps + prompt * self.per_prefill_token, others + own)
+    }
+}
+
+/// Returns one spread for both factors: the root of the mean of their squares.
+fn joint(ttft: &Correction, tpot: &Correction) -> f64 {
+    let (a, b) = (ttft.spread(), tpot.spread());
+    (0.5 * (a * a + b * b)).sqrt()
+}
+
+impl Default for Slot {
+    fn default() -> Self {
+        Self::new(0, &Flavour::default())
+    }
+}
+
+impl Predictor {
+    /// Returns a predictor that knows no instance; one of the default flavour stands for those.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Starts to predict `instance`, without memory of an earlier one in the same slot.
+    pub fn insert(&mut self, instance: InstanceId, flavour: Flavour) {
+        if self.slots.len() <= instance.index() {
+            self.slots.resize(instance.index() + 1, None);
+        }
+        self.slots[instance.index()] = Some(Slot::new(instance.generation(), &flavour));
+    }
+
+    /// Forgets `instance`; another generation in its slot stays.
+    pub fn remove(&mut self, instance: InstanceId) {
+        if let Some(slot) = self.slots.get_mut(instance.index())
+            && slot.is_some_and(|slot| slot.generation == instance.generation())
+        {
+            *slot = None;
+        }
+    }
+
+    /// Learns from an attempt that ended on `instance`; one that is not known teaches nothing.
+    pub fn observe(&mut self, instance: InstanceId, observed: &Observed) {
+        let Observed { prompt, output, sequences, reserved, ttft, tpot } = *observed;
+        let Some(Some(slot)) = self.slots.get_mut(instance.index()) else { return };
+        if slot.generation != instance.generation() {
+            return;
+        }
+        let (expected_ttft, expected_tpot) = slot.prior(prompt, output, sequences, reserved);
+        if let Some(ttft) = ttft {
+            slot.ttft.learn(expected_ttft, ttft.as_secs_f64() * 1e9);
+        }
+        if let Some(tpot) = tpot {
+            slot.tpot.learn(expected_tpot, tpot.as_secs_f64() * 1e9);
+        }
+        slot.spread = joint(&slot.ttft, &slot.tpot);
+    }
+
+    /// Returns the learnt factors of `instance` on its prior: time to first token, and per token.
+    pub fn corrections(&self, instance: InstanceId) -> Option<(Correction, Correction)> {
+        let slot = self.known(instance)?;
+        Some((slot.ttft, slot.tpot))
+    }
+
+    fn known(&self, instance: InstanceId) -> Option<&Slot> {
+        let slot = self.slots.get(instance.index())?.as_ref()?;
+        (slot.generation == instance.generation()).then_some(slot)
+    }
+}
+
+impl Estimator for Predictor {
+    fn estimate(
+        &self,
+        request: &Request,
+        instance: InstanceId,
+        load: &Load,
+        _: Timestamp,
+    ) -> Estimate {
+        let slot = self.known(instance).unwrap_or(&self.unknown);
+        let forecast = &request.forecast;
+        let (ttft, tpot) =
+            slot.prior(forecast.prompt, forecast.output, load.sequences, load.tokens);
+        let (ttft, tpot) = (ttft * slot.ttft.factor(), tpot * slot.tpot.factor());
+        let service = ttft + tpot * forecast.output.saturating_sub(Tokens(1)).as_f64();
+        Estimate {
+            ttft: Duration::from_nanos(ttft as u64),
+            tpot: Duration::from_nanos(tpot as u64),
+            cost: Usd(slot.usd_per_nano * service / (f64::from(load.sequences) + 1.0)),
+            spread: slot.spread,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Batch;
+
+    const INSTANCE: InstanceId = InstanceId::new(2, 1);
+
+    fn predictor() -> Predictor {
+        let mut predictor = Predictor::new();
+        predictor.insert(INSTANCE, Flavour { cost: LinearCost::TINY, ..Flavour::default() });
+        predictor
+    }
+
+    fn estimate(predictor: &Predictor, sequences: u32) -> Estimate {
+        let load =
+            Load { sequences, tokens: Tokens(u64::from(sequences) * 500), ..Load::default() };
+        predictor.estimate(&Request::example(0), INSTANCE, &load, Timestamp::ZERO)
+    }
+
+    /// Feeds `n` observations, under different loads, of an instance `slower` times its prior.
+    fn observe(predictor: &mut Predictor, n: u32, slower: f64) {
+        for i in 0..n {
+            let sequences = i % 20;
+            let reserved = Tokens(u64::from(sequences) * 500);
+            let mut fresh = Predictor::new();
+            fresh.insert(INSTANCE, Flavour { cost: LinearCost::TINY, ..Flavour::default() });
+            let honest = estimate(&fresh, sequences);
+            let forecast = Request::example(0).forecast;
+            predictor.observe(
+                INSTANCE,
+                &Observed {
+                    prompt: forecast.prompt,
+                    output: forecast.output,
+                    sequences,
+                    reserved,
+                    ttft: Some(honest.ttft.mul_f64(slower)),
+                    tpot: Some(honest.tpot.mul_f64(slower)),
+                },
+            );
+        }
+    }
+
+    #[test]
+    fn the_prior_is_the_step_of_the_batch_that_it_would_join() {
+        let estimate = estimate(&predictor(), 3);
+        let batch = Batch { prefill_tokens: 0, decode_sequences: 4, kv_tokens: 3 * 500 + 150 };
+        assert_eq!(estimate.tpot, LinearCost::TINY.step_time(&batch).duration());
+        assert_eq!(estimate.spread, 0.25);
+    }
+
+    #[test]
+    fn an_instance_three_times_slower_is_known_after_thirty_requests() {
+        let mut slow = predictor();
+        observe(&mut slow, 30, 3.0);
+        for sequences in [0, 7, 64] {
+            let (got, prior) = (estimate(&slow, sequences), estimate(&predictor(), sequences));
+            let ratio = |a: Duration, b: Duration| a.as_secs_f64() / b.as_secs_f64() / 3.0;
+            assert!((ratio(got.ttft, prior.ttft) - 1.0).abs() < 0.15);
+            assert!((ratio(got.tpot, prior.tpot) - 1.0).abs() < 0.15);
+        }
+    }
+
+    #[test]
+    fn spread_shrinks_with_consistent_observations() {
+        let mut consistent = predictor();
+        observe(&mut consistent, 60, 1.2);
+        assert!(estimate(&consistent, 0).spread < 0.1, "{}", estimate(&consistent, 0).spread);
+    }
+
+    #[test]
+    fn one_outlier_does_not_throw_it() {
+        let mut thrown = predictor();
+        observe(&mut thrown, 50, 1.0);
+        let before = estimate(&thrown, 5).tpot;
+        observe(&mut thrown, 1, 40.0);
+        let after = estimate(&thrown, 5).tpot;
+        assert!(after < before.mul_f64(1.05), "{before:?} → {after:?}");
+    }
+
+    #[test]
+    fn a_later_owner_of_the_slot_starts_afresh() {
+        let mut reused = predictor();
+        observe(&mut reused, 30, 3.0);
+        let next = InstanceId::new(2, 2);
+        reused.insert(next, Flavour { cost: LinearCost::TINY, ..Flavour::default() });
+        reused.remove(INSTANCE);
+        observe(&mut reused, 30, 3.0);
+        assert!(reused.corrections(INSTANCE).is_none());
+        let (ttft, _) = reused.corrections(next).expect("inserted and not removed");
+        assert_eq!(ttft.factor(), 1.0);
+    }
+
+    #[test]
+    fn cost_is_the_share_of_the_rent() {
+        let alone = estimate(&predictor(), 0);
+        let service = alone.service(Request::example(0).forecast.output).as_secs_f64();
+        assert!((alone.cost.0 / (service / 3600.0) - 1.0).abs() < 1e-6);
+        assert!(estimate(&predictor(), 9).cost.0 < alone.cost.0 / 4.0);
+    }
+}

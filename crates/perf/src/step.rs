@@ -1,0 +1,195 @@
+//! How long one engine step takes: a line in what the step processes.
+//!
+//! `step = base + prefill tokens × a + sequences × b + KV tokens × c`, the form that fits measured
+//! engines to some five percent once `base` holds the weights and the launch overhead of every
+//! layer. In whole picoseconds, so that a run of decode steps of one batch, whose KV grows by one
+//! token per sequence and step, is exactly affine in the step index: leaping over the run and
+//! stepping through it give the same integers.
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::Picos;
+
+/// What one step processes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Batch {
+    /// Prompt tokens computed.
+    pub prefill_tokens: u64,
+    /// Sequences that get one output token.
+    pub decode_sequences: u64,
+    /// KV tokens read: the contexts of the decoding sequences.
+    pub kv_tokens: u64,
+}
+
+/// The cost of a step, per part of its batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "LinearCostConfig", into = "LinearCostConfig")]
+pub struct LinearCost {
+    /// Of any step: reading the weights, launching the kernels.
+    pub base: Picos,
+    /// Of each prompt token.
+    pub per_prefill_token: Picos,
+    /// Of each decoding sequence.
+    pub per_sequence: Picos,
+    /// Of each KV token read.
+    pub per_kv_token: Picos,
+}
+
+/// [`LinearCost`] in units that people write.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LinearCostConfig {
+    /// Any step, in microseconds.
+    pub base_us: f64,
+    /// Each prompt token, in microseconds.
+    pub prefill_token_us: f64,
+    /// Each decoding sequence, in microseconds.
+    pub sequence_us: f64,
+    /// Each KV token read, in nanoseconds.
+    pub kv_token_ns: f64,
+}
+
+/// Why a cost cannot be used.
+#[derive(Clone, Debug, PartialEq, Error)]
+#[non_exhaustive]
+pub enum CostError {
+    /// A part is negative, not a number or longer than an hour.
+    #[error("{field} = {value} is not a time between 0 and an hour")]
+    OutOfRange {
+        /// The field.
+        field: &'static str,
+        /// Its value.
+        value: f64,
+    },
+    /// A step would take no time, so that an engine would never end.
+    #[error("base_us must be at least 0.001")]
+    NoBase,
+}
+
+impl LinearCost {
+    /// Small and quick, for demonstrations: 4 ms per step and 20 µs per prompt token.
+    pub const TINY: Self = Self {
+        base: Picos::from_micros(4_000),
+        per_prefill_token: Picos::from_micros(20),
+        per_sequence: Picos::from_micros(30),
+        per_kv_token: Picos::from_nanos(10),
+    };
+
+    /// Returns how long a step over `batch` takes.
+    pub fn step_time(&self, batch: &Batch) -> Picos {
+        self.base
+            + self.per_prefill_token * batch.prefill_tokens
+            + self.per_sequence * batch.decode_sequences
+            + self.per_kv_token * batch.kv_tokens
+    }
+
+    /// Returns how much longer each decode step is than the one before while `sequences` stay.
+    pub fn growth(&self, sequences: u64) -> Picos {
+        self.per_kv_token * sequences
+    }
+
+    /// Returns how long `steps` decode steps of one batch take, the first of them over `batch`.
+    pub fn run_time(&self, batch: &Batch, steps: u64) -> Picos {
+        let pairs = if steps.is_multiple_of(2) {
+            (steps / 2).saturating_mul(steps.saturating_sub(1))
+        } else {
+            steps.saturating_mul((steps - 1) / 2)
+        };
+        self.step_time(batch) * steps + self.growth(batch.decode_sequences) * pairs
+    }
+
+    /// Returns the cost with every part `factor` times as large; parts stay within an hour.
+    pub fn scaled(&self, factor: f64) -> Self {
+        let scale = |p: Picos| Picos::from_secs_f64((p.as_secs_f64() * factor).min(HOUR));
+        Self {
+            base: scale(self.base).max(Picos(1_000)),
+            per_prefill_token: scale(self.per_prefill_token),
+            per_sequence: scale(self.per_sequence),
+            per_kv_token: scale(self.per_kv_token),
+        }
+    }
+}
+
+const HOUR: f64 = 3600.0;
+
+impl TryFrom<LinearCostConfig> for LinearCost {
+    type Error = CostError;
+
+    fn try_from(config: LinearCostConfig) -> Result<Self, CostError> {
+        let part = |field, value: f64, unit: f64| {
+            if (0.0..=HOUR).contains(&(value * unit)) {
+                Ok(Picos::from_secs_f64(value * unit))
+            } else {
+                Err(CostError::OutOfRange { field, value })
+            }
+        };
+        let base = part("base_us", config.base_us, 1e-6)?;
+        if base < Picos(1_000) {
+            return Err(CostError::NoBase);
+        }
+        Ok(Self {
+            base,
+            per_prefill_token: part("prefill_token_us", config.prefill_token_us, 1e-6)?,
+            per_sequence: part("sequence_us", config.sequence_us, 1e-6)?,
+            per_kv_token: part("kv_token_ns", config.kv_token_ns, 1e-9)?,
+        })
+    }
+}
+
+impl From<LinearCost> for LinearCostConfig {
+    fn from(cost: LinearCost) -> Self {
+        let micros = |p: Picos| p.0 as f64 / 1e6;
+        Self {
+            base_us: micros(cost.base),
+            prefill_token_us: micros(cost.per_prefill_token),
+            sequence_us: micros(cost.per_sequence),
+            kv_token_ns: cost.per_kv_token.as_nanos_f64(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_of_decode_steps_is_the_sum_of_its_steps() {
+        let cost = LinearCost::TINY;
+        for steps in 0..40 {
+            let first = Batch { prefill_tokens: 0, decode_sequences: 7, kv_tokens: 1234 };
+            let sum = (0..steps).fold(Picos::ZERO, |sum, i| {
+                sum + cost.step_time(&Batch { kv_tokens: first.kv_tokens + 7 * i, ..first })
+            });
+            assert_eq!(cost.run_time(&first, steps), sum);
+        }
+    }
+
+    #[test]
+    fn settings_speak_in_microseconds_and_survive_a_round_trip() {
+        let json = serde_json::to_string(&LinearCost::TINY).expect("plain numbers");
+        assert_eq!(
+            json,
+            r#"{"base_us":4000.0,"prefill_token_us":20.0,"sequence_us":30.0,"kv_token_ns":10.0}"#
+        );
+        assert_eq!(
+            serde_json::from_str::<LinearCost>(&json).expect("as written"),
+            LinearCost::TINY
+        );
+    }
+
+    #[test]
+    fn absurd_costs_are_refused() {
+        let good = LinearCostConfig::from(LinearCost::TINY);
+        let bad = LinearCostConfig { prefill_token_us: -1.0, ..good };
+        assert_eq!(
+            LinearCost::try_from(bad),
+            Err(CostError::OutOfRange { field: "prefill_token_us", value: -1.0 })
+        );
+        assert!(LinearCost::try_from(LinearCostConfig { kv_token_ns: f64::NAN, ..good }).is_err());
+        assert_eq!(
+            LinearCost::try_from(LinearCostConfig { base_us: 0.0, ..good }),
+            Err(CostError::NoBase)
+        );
+    }
+}
