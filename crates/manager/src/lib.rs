@@ -30,10 +30,22 @@
 
 mod config;
 mod core;
+#[cfg(feature = "runtime")]
+mod runtime;
 
 pub use config::{Config, ConfigError, ExplainConfig, ModelsConfig, QueueConfig, RetryConfig};
 pub use core::{
     Command, Considered, ControlPlane, Counts, Dispatch, Event, Excluded, Explanation,
     InstanceView, ModelView, Models, NewRequest, Notice, PoolView, RegisterError, Resolved,
     Snapshot,
+};
+// What callers of the core need of the rooms beneath, so that they need not depend on them.
+pub use sagellm_perf::PromptSize;
+pub use sagellm_routing::{RouterConfig, RouterError};
+pub use sagellm_strategies::{NotOffered, Pressure, SchedulingStrategy, StrategyConfig};
+
+#[cfg(feature = "runtime")]
+pub use runtime::{
+    ControlPlaneManager, EngineFactory, HttpEngines, ManagerError, Output, Permit, Shell,
+    ShellError, Ticket,
 };

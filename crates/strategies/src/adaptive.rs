@@ -216,6 +216,10 @@ impl SchedulingStrategy for Adaptive {
     fn name(&self) -> &'static str {
         "adaptive"
     }
+
+    fn acting_as(&self) -> &'static str {
+        self.active().name()
+    }
 }
 
 #[cfg(test)]
@@ -261,9 +265,13 @@ mod tests {
 
     #[test]
     fn a_square_wave_switches_at_most_once_per_dwell() {
-        let switches = run(120, |t| {
-            if t % 2.0 < 1.0 { pressure(1.0, 300, 0.9) } else { pressure(0.1, 0, 0.0) }
-        });
+        let switches =
+            run(
+                120,
+                |t| {
+                    if t % 2.0 < 1.0 { pressure(1.0, 300, 0.9) } else { pressure(0.1, 0, 0.0) }
+                },
+            );
         for pair in switches.windows(2) {
             assert!(pair[1].0 - pair[0].0 >= Duration::from_secs(5), "{switches:?}");
         }

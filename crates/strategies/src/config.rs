@@ -99,11 +99,8 @@ impl StrategyConfig {
     /// # Errors
     /// [`NotOffered`] names the strategies on offer.
     pub fn parse(name: &str) -> Result<Self, NotOffered> {
-        let plain: String = name
-            .chars()
-            .filter(|c| c.is_alphanumeric())
-            .map(|c| c.to_ascii_lowercase())
-            .collect();
+        let plain: String =
+            name.chars().filter(|c| c.is_alphanumeric()).map(|c| c.to_ascii_lowercase()).collect();
         Ok(match plain.as_str() {
             "fifo" => Self::Fifo,
             "priority" => Self::Priority(PriorityConfig::default()),

@@ -3,8 +3,8 @@
 //! rank = latest start = deadline − predicted service (least-slack-first; EDF over the start, Liu
 //! and Layland, 1973). A request that can no longer make it falls behind all those that can, and is
 //! given up at its end-to-end deadline. One that asks for nothing ranks as if it had to start a
-//! default horizon after its arrival; a late one stands behind for at most `late_horizon`, so
-//! nobody waits for ever.
+//! default horizon after its arrival, and a late one without a deadline as if it had to start a
+//! `late_horizon` after it, so nobody waits for ever.
 //!
 //! With `refuse_hopeless`, a request that would be late is refused at once and told when to come
 //! back: refused clients form a virtual queue, each with a booking, and one that returns when it
@@ -28,13 +28,16 @@ pub struct SloAwareConfig {
     /// A request without an objective ranks as if it had to start this long after its arrival, in
     /// milliseconds.
     pub default_horizon_ms: u64,
+    /// A request that is late and has no end-to-end deadline ranks as if it had to start this long
+    /// after its arrival, in milliseconds: those that can be on time go first, but not for ever.
+    pub late_horizon_ms: u64,
     /// Refuse at admission what is predicted to be late, with the time after which it would not be.
     pub refuse_hopeless: bool,
 }
 
 impl Default for SloAwareConfig {
     fn default() -> Self {
-        Self { default_horizon_ms: 30_000, refuse_hopeless: false }
+        Self { default_horizon_ms: 30_000, late_horizon_ms: 300_000, refuse_hopeless: false }
     }
 }
 
@@ -42,6 +45,7 @@ impl Default for SloAwareConfig {
 #[derive(Clone, Debug)]
 pub struct SloAware {
     default_horizon: Duration,
+    late_horizon: Duration,
     refuse_hopeless: bool,
     bookings: Bookings,
 }
@@ -51,6 +55,7 @@ impl SloAware {
     pub fn new(config: &SloAwareConfig) -> Self {
         Self {
             default_horizon: Duration::from_millis(config.default_horizon_ms),
+            late_horizon: Duration::from_millis(config.late_horizon_ms),
             refuse_hopeless: config.refuse_hopeless,
             bookings: Bookings::default(),
         }
@@ -65,9 +70,11 @@ impl SchedulingStrategy for SloAware {
         if start >= now {
             return Urgency { rank: Rank::at(start), valid_until: start };
         }
-        // It has an end-to-end deadline: there it is given up. Without one it waits behind those
-        // that can be on time, and an early arrival goes before a late one.
-        Urgency::fixed(Rank::at(request.arrival).behind())
+        if request.deadline().is_some() {
+            // There it is given up; until then it takes what nobody else wants.
+            return Urgency::fixed(Rank::at(request.arrival).behind());
+        }
+        Urgency::fixed(Rank::at(start.max(request.arrival + self.late_horizon)))
     }
 
     fn admit(&mut self, request: &Request, pressure: &Pressure, now: Timestamp) -> Admission {
@@ -219,10 +226,11 @@ mod tests {
     fn refused_clients_come_back_one_after_the_other() {
         let mut slo = strategy(true);
         let pressure = Pressure { wait: Duration::from_secs(2), slots: 1, ..Pressure::default() };
-        let mut refused = |request: &Request, pressure: &Pressure, now| match slo.admit(request, pressure, now) {
-            Admission::Refuse { retry_after: Some(after), .. } => Some(after),
-            _ => None,
-        };
+        let mut refused =
+            |request: &Request, pressure: &Pressure, now| match slo.admit(request, pressure, now) {
+                Admission::Refuse { retry_after: Some(after), .. } => Some(after),
+                _ => None,
+            };
         let (first, second, third) = (asking(0, 2_000), asking(1, 2_000), asking(2, 2_000));
         assert_eq!(refused(&first, &pressure, Timestamp::ZERO), Some(Duration::from_secs(1)));
         assert_eq!(refused(&second, &pressure, Timestamp::ZERO), Some(Duration::from_secs(2)));

@@ -176,6 +176,11 @@ pub trait SchedulingStrategy: Send {
     fn name(&self) -> &'static str {
         "custom"
     }
+
+    /// Returns the name of the strategy that decides at present, for one that chooses among others.
+    fn acting_as(&self) -> &'static str {
+        self.name()
+    }
 }
 
 /// A strategy is used through a trait object.
@@ -187,7 +192,8 @@ const _: Option<&dyn SchedulingStrategy> = None;
 /// An objective on TPOT bounds the end as well: first token and `output − 1` gaps.
 pub(crate) fn latest_start(request: &Request) -> Option<Timestamp> {
     let objectives = &request.objectives;
-    let by_first = objectives.ttft.map(|ttft| (request.arrival + ttft).before(request.forecast.ttft));
+    let by_first =
+        objectives.ttft.map(|ttft| (request.arrival + ttft).before(request.forecast.ttft));
     let by_end = objectives.e2e.map(|e2e| (request.arrival + e2e).before(request.forecast.service));
     match (by_first, by_end) {
         (Some(a), Some(b)) => Some(a.min(b)),

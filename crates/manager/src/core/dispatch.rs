@@ -11,7 +11,7 @@ use sagellm_types::{
 };
 
 use super::explain::best_others;
-use super::requests::Try;
+use super::requests::{Live, Try};
 use super::timers::Timer;
 use super::{Command, Considered, ControlPlane, Dispatch, Excluded, Explanation};
 
@@ -74,8 +74,10 @@ impl ControlPlane {
         if let Some(transition) = self.fleet.drained(instance) {
             return self.transition(instance, transition, "drained", now);
         }
-        if let Some(holder) = self.fleet.get(instance).and_then(|found| found.hold) {
-            return self.try_held(instance, holder, now);
+        if let Some(holder) = self.fleet.get(instance).and_then(|found| found.hold)
+            && !self.try_held(instance, holder, now)
+        {
+            return;
         }
         let mut contenders = std::mem::take(&mut self.scratch.contenders);
         contenders.clear();
@@ -118,8 +120,8 @@ impl ControlPlane {
         let Some(head) = self.head(pool, now) else { return false };
         match self.try_place(head.request, now) {
             Tried::Placed => return true,
-            Tried::Unfit => self.stuck(head.request, now),
-            Tried::Waits => {}
+            Tried::Unfit if self.stuck(head.request, now) => return true,
+            Tried::Unfit | Tried::Waits => {}
         }
         let mut followers = std::mem::take(&mut self.scratch.followers);
         followers.clear();
@@ -130,11 +132,12 @@ impl ControlPlane {
     }
 
     /// Notes that the head of a pool fits nowhere; when it has been passed long enough, keeps the
-    /// instance free for it that lacks the least.
-    fn stuck(&mut self, id: RequestId, now: Timestamp) {
-        let Some(live) = self.requests.get_mut(id) else { return };
+    /// instance free for it that lacks the least. Returns whether that has placed it: of very many
+    /// instances, one with room may not have been among those shown.
+    fn stuck(&mut self, id: RequestId, now: Timestamp) -> bool {
+        let Some(live) = self.requests.get_mut(id) else { return false };
         if live.hold.is_some() {
-            return;
+            return false;
         }
         let since = *live.stuck_since.get_or_insert(now);
         let mut patience = Duration::from_millis(self.config.queue.patience_ms);
@@ -143,35 +146,44 @@ impl ControlPlane {
             patience = patience.min(slack / 2);
         }
         if now.since(since) < patience {
-            return;
+            return false;
         }
-        let (need, failed_on) = (live.request.forecast.total(), live.failed_on.clone());
+        let (need, pool) = (live.request.forecast.total(), live.pool);
+        let Some(live) = self.requests.get(id) else { return false };
+        let avoided = self.avoided(live);
         let lacks = |&instance: &InstanceId| {
             let found = self.fleet.get(instance)?;
             let free = found.hold.is_none() && found.state == EngineState::Ready;
             let load = found.load();
-            (free && !failed_on.contains(&instance))
+            (free && !avoided.contains(&instance))
                 .then(|| ((load.tokens + need).saturating_sub(load.capacity), instance))
         };
-        let members = self.fleet.members(self.pools.roster(live.pool));
-        if let Some((_, instance)) = members.iter().filter_map(lacks).min() {
-            self.fleet.hold(instance, id);
-            if let Some(live) = self.requests.get_mut(id) {
-                live.hold = Some(instance);
-            }
+        let members = self.fleet.members(self.pools.roster(pool));
+        let Some((_, instance)) = members.iter().filter_map(lacks).min() else { return false };
+        self.fleet.hold(instance, id);
+        if let Some(live) = self.requests.get_mut(id) {
+            live.hold = Some(instance);
         }
+        self.try_held(instance, id, now)
     }
 
-    /// Gives an instance that was kept free to its holder, if it fits by now.
-    fn try_held(&mut self, instance: InstanceId, holder: RequestId, now: Timestamp) {
-        let Some(live) = self.requests.get(holder) else { return self.end_hold(Some(instance), now) };
-        let need = live.request.forecast.total();
-        if self.fleet.get(instance).is_some_and(|found| found.load().fits(need)) {
+    /// Gives an instance that was kept free to its holder, if it fits by now. Returns whether the
+    /// instance is free for others again.
+    fn try_held(&mut self, instance: InstanceId, holder: RequestId, now: Timestamp) -> bool {
+        let Some(live) = self.requests.get(holder) else {
             self.fleet.unhold(instance);
-            if self.try_place(holder, now) != Tried::Placed {
-                self.fleet.hold(instance, holder);
-            }
+            return true;
+        };
+        let need = live.request.forecast.total();
+        if !self.fleet.get(instance).is_some_and(|found| found.load().fits(need)) {
+            return false;
         }
+        self.fleet.unhold(instance);
+        let placed = self.try_place(holder, now) == Tried::Placed;
+        if !placed {
+            self.fleet.hold(instance, holder);
+        }
+        placed
     }
 
     /// Ends the hold of a request that has gone elsewhere or ended.
@@ -183,12 +195,25 @@ impl ControlPlane {
     }
 
     /// Returns whether another instance of a pool might run what has failed on these.
-    pub(super) fn elsewhere(&self, pool: PoolId, failed_on: &[InstanceId], last: InstanceId) -> bool {
+    pub(super) fn elsewhere(
+        &self,
+        pool: PoolId,
+        failed_on: &[InstanceId],
+        last: InstanceId,
+    ) -> bool {
         self.fleet.members(self.pools.roster(pool)).iter().any(|&id| {
             id != last
                 && !failed_on.contains(&id)
                 && self.fleet.get(id).is_some_and(|found| found.state == EngineState::Ready)
         })
+    }
+
+    /// Returns where a request has failed, to be avoided as long as it can run elsewhere.
+    fn avoided<'a>(&self, live: &'a Live) -> &'a [InstanceId] {
+        match live.failed_on.last() {
+            Some(&last) if self.elsewhere(live.pool, &live.failed_on, last) => &live.failed_on,
+            _ => &[],
+        }
     }
 
     /// Places a waiting request if an instance takes it.
@@ -197,22 +222,19 @@ impl ControlPlane {
         let (request, pool) = (live.request, live.pool);
         let need = request.forecast.total();
         let roster = self.pools.roster(pool);
-        // Where it has failed is avoided as long as it can run elsewhere.
-        let failed_on: &[InstanceId] = match live.failed_on.last() {
-            Some(&last) if self.elsewhere(pool, &live.failed_on, last) => &live.failed_on,
-            _ => &[],
-        };
+        let avoided = self.avoided(live);
         let open = self.fleet.open(roster);
         let Scratch { shown, favourites, rng, estimates, .. } = &mut self.scratch;
         let shown = if open.len() <= MAX_CANDIDATES {
             open
         } else {
             favourites.clear();
+            favourites.extend(request.preferred);
             self.router.favourites(&request, open, favourites);
             show(open, favourites, rng, shown);
             &*shown
         };
-        let fits = |c: &Candidate| c.load.fits(need) && !failed_on.contains(&c.id);
+        let fits = |c: &Candidate| c.load.fits(need) && !avoided.contains(&c.id);
         let mut set = CandidateSet::new(shown, &request, now, &self.predictor, estimates, fits);
         let fitting = set.len();
         if fitting == 0 {
@@ -244,7 +266,7 @@ impl ControlPlane {
                 model: request.model,
                 priority: request.priority,
                 attempt: live.tries,
-                strategy: self.strategy.name(),
+                strategy: self.strategy.acting_as(),
                 router: self.router.name(),
                 arrival: request.arrival,
                 decided: now,

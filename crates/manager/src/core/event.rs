@@ -7,7 +7,7 @@ use sagellm_monitoring::Sketch;
 use sagellm_perf::PromptSize;
 use sagellm_strategies::Switch;
 use sagellm_types::{
-    Attempt, EngineState, Ending, FailureKind, InstanceId, ModelId, Objectives, PrefixHash,
+    Attempt, Ending, EngineState, FailureKind, InstanceId, ModelId, Objectives, PrefixHash,
     RequestId, RequestPriority, RequestType, SessionId, Tokens, Usage, Usd, UserId,
 };
 

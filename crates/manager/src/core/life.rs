@@ -81,6 +81,7 @@ impl ControlPlane {
     /// their end unseen by policies. Returns its record.
     pub fn remove(&mut self, instance: InstanceId, now: Timestamp) -> Option<ExecutionInstance> {
         self.fleet.get(instance)?;
+        self.expire(now);
         self.release_hold_of(instance);
         self.fleet.drain(instance);
         self.abort_unbegun(instance, now);
@@ -116,9 +117,9 @@ impl ControlPlane {
     /// Probes an instance whose attempts fail without waiting for its turn.
     pub(super) fn send_probe_soon(&mut self, instance: InstanceId, now: Timestamp) {
         let idle = |found: &Instance| {
-            found.last_probe.is_none_or(|last| {
-                now.since(last) >= self.fleet.config().interval(false) / 2
-            })
+            found
+                .last_probe
+                .is_none_or(|last| now.since(last) >= self.fleet.config().interval(false) / 2)
         };
         if self.fleet.get(instance).is_some_and(idle) {
             self.send_probe(instance, now);
@@ -155,7 +156,7 @@ impl ControlPlane {
             let ready = matches!(found.state, EngineState::Ready | EngineState::Draining);
             if found.state != EngineState::Stopped {
                 let next = now + self.fleet.config().interval(ready);
-                self.timers.set(next, Timer::Probe(instance));
+                self.timers.set_probe(instance, next);
             }
         }
         match transition {
@@ -185,7 +186,7 @@ impl ControlPlane {
             Transition::Down => {
                 self.release_hold_of(instance);
                 self.abort_unbegun(instance, now);
-                self.timers.set(now + self.fleet.config().interval(false), Timer::Probe(instance));
+                self.timers.set_probe(instance, now + self.fleet.config().interval(false));
             }
             Transition::Stopped => {}
         }

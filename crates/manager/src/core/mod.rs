@@ -23,7 +23,7 @@ use sagellm_monitoring::{AttemptEnding, Collector, Sketch};
 use sagellm_pd::{PhasePlacer, Placer};
 use sagellm_perf::{Forecaster, Lesson, LinearCost, Observed, Predictor};
 use sagellm_routing::Router;
-use sagellm_strategies::queue::Queue;
+use sagellm_strategies::queue::{PoolId, Queue};
 use sagellm_strategies::{Admission, Observation, SchedulingStrategy, StrategyConfig};
 use sagellm_types::{
     Attempt, Completion, Ending, ExpireReason, FailureKind, InstanceId, ModelId, RefuseReason,
@@ -175,19 +175,27 @@ impl ControlPlane {
             hold: None,
         });
         self.enqueue(id, now);
+        self.expire(now);
         self.dispatch_new(pool, id, now);
         id
     }
 
-    /// Takes in what happened.
-    pub fn handle(&mut self, event: Event, now: Timestamp) {
+    /// Takes in what happened. Returns whether it was of interest: an event of an attempt that is
+    /// over, or of an earlier life of an instance, is counted and dropped.
+    pub fn handle(&mut self, event: Event, now: Timestamp) -> bool {
+        // It may come before the timeout that was due before it.
+        self.expire(now);
+        let dropped = self.counts.stale;
         match event {
             Event::FirstToken(attempt) => self.first_token(attempt, now),
             Event::Progress { attempt, output } => {
-                let Some(running) = self.attempt(attempt) else { return self.stale(now) };
-                running.output = output;
-                let charge = running.charge;
-                self.fleet.grow(charge, output);
+                if let Some(running) = self.attempt(attempt) {
+                    running.output = output;
+                    let charge = running.charge;
+                    self.fleet.grow(charge, output);
+                } else {
+                    self.stale(now);
+                }
             }
             Event::Finished { attempt, usage, gaps } => self.finished(attempt, usage, gaps, now),
             Event::Failed { attempt, kind, begun } => self.failed(attempt, kind, begun, now),
@@ -196,17 +204,18 @@ impl ControlPlane {
                 self.probed(instance, ticket, &answer, models, now);
             }
         }
+        self.counts.stale == dropped
     }
 
     /// Does what is due at `now`; to be called when `poll_timeout` has passed.
     pub fn handle_timeout(&mut self, now: Timestamp) {
-        while let Some(request) = self.timers.expired(now) {
-            self.expired(request, now);
+        self.expire(now);
+        while let Some(instance) = self.timers.probe_due(now) {
+            self.send_probe(instance, now);
         }
         while let Some(timer) = self.timers.due(now) {
             match timer {
                 Timer::Release(charge) => self.release(charge, now),
-                Timer::Probe(instance) => self.send_probe(instance, now),
                 Timer::Wake(pool) => self.dispatch(pool, now),
                 Timer::Pressure => {
                     self.look_at_pressure(now);
@@ -236,6 +245,7 @@ impl ControlPlane {
         self.strategy = config.build();
         self.config.strategy = config.clone();
         self.monitor.strategy(self.strategy.name(), "set by operator", now);
+        self.expire(now);
         self.reorder(now);
     }
 
@@ -273,7 +283,7 @@ impl ControlPlane {
         request: &Request,
         model_known: bool,
         now: Timestamp,
-    ) -> Result<sagellm_strategies::queue::PoolId, Ending> {
+    ) -> Result<PoolId, Ending> {
         let refuse = |reason, retry_after| Err(Ending::Refused { reason, retry_after });
         if self.stopping {
             return refuse(RefuseReason::Stopping, None);
@@ -298,11 +308,7 @@ impl ControlPlane {
     }
 
     /// Returns the pool of a request, or `None` if no instance takes requests of its type.
-    fn pool_of(
-        &mut self,
-        request: &Request,
-        now: Timestamp,
-    ) -> Option<sagellm_strategies::queue::PoolId> {
+    fn pool_of(&mut self, request: &Request, now: Timestamp) -> Option<PoolId> {
         let roles = self.pools.roles(request.model);
         let phase = match self.placer.place(request, &roles, now) {
             sagellm_pd::Placement::Colocated(phase) => phase,
@@ -410,7 +416,7 @@ impl ControlPlane {
         begun: bool,
         now: Timestamp,
     ) {
-        if !begun && self.may_retry(id, running.instance, kind) {
+        if !begun && self.may_retry(id, running.instance, kind, now) {
             let live = self.requests.get_mut(id).expect("may_retry found it");
             live.running = None;
             live.retries += 1;
@@ -419,7 +425,13 @@ impl ControlPlane {
             live.charged = 0;
             self.queue.settle(pool, user, charged, 0);
             let ending = AttemptEnding::Failed(kind);
-            self.monitor.attempt_ended(running.instance, running.dispatched, ending, Tokens(0), now);
+            self.monitor.attempt_ended(
+                running.instance,
+                running.dispatched,
+                ending,
+                Tokens(0),
+                now,
+            );
             self.monitor.retried(now);
             self.counts.retries += 1;
             self.enqueue(id, now);
@@ -440,11 +452,21 @@ impl ControlPlane {
         self.commands.push_back(Command::End { request: id, ending: completion.ending });
     }
 
-    fn may_retry(&mut self, id: RequestId, instance: InstanceId, kind: FailureKind) -> bool {
+    fn may_retry(
+        &mut self,
+        id: RequestId,
+        instance: InstanceId,
+        kind: FailureKind,
+        now: Timestamp,
+    ) -> bool {
         let Some(live) = self.requests.get(id) else { return false };
+        if live.request.deadline().is_some_and(|deadline| deadline <= now) {
+            return false;
+        }
         // An attempt that never reached an engine costs nothing to try again, but not for ever.
         let free = kind == FailureKind::Connect;
-        let most = if free { self.config.retry.max.saturating_mul(4) } else { self.config.retry.max };
+        let most =
+            if free { self.config.retry.max.saturating_mul(4) } else { self.config.retry.max };
         if !kind.retryable() || live.retries >= most {
             return false;
         }
@@ -489,21 +511,32 @@ impl ControlPlane {
         }
     }
 
-    fn expired(&mut self, id: RequestId, now: Timestamp) {
+    /// Gives up the waiting requests whose deadline has come: all of them, before what they held
+    /// goes to others.
+    pub(super) fn expire(&mut self, now: Timestamp) {
+        let mut freed = Vec::new();
+        while let Some(request) = self.timers.expired(now) {
+            freed.extend(self.expired(request, now));
+        }
+        for (pool, hold) in freed {
+            self.end_hold(hold, now);
+            self.dispatch(pool, now);
+        }
+    }
+
+    /// Ends a waiting request whose time is up; returns its pool and what was kept free for it.
+    fn expired(&mut self, id: RequestId, now: Timestamp) -> Option<(PoolId, Option<InstanceId>)> {
         if !self.queue.remove(id) {
-            return;
+            return None;
         }
         self.monitor.queue_length(self.queue.len() as u64, now);
         let live = self.requests.remove(id).expect("a waiting request is live");
         let on_deadline = live.request.deadline().is_some_and(|deadline| deadline <= now);
-        let reason =
-            if on_deadline { ExpireReason::Deadline } else { ExpireReason::QueueTimeout };
+        let reason = if on_deadline { ExpireReason::Deadline } else { ExpireReason::QueueTimeout };
         let ending = Ending::Expired(reason);
-        let (pool, hold) = (live.pool, live.hold);
         self.finish_request(&live.request, Some(&live), ending, now);
         self.commands.push_back(Command::End { request: id, ending });
-        self.end_hold(hold, now);
-        self.dispatch(pool, now);
+        Some((live.pool, live.hold))
     }
 
     /// Releases the charge of an attempt that was given up.
@@ -551,7 +584,15 @@ impl ControlPlane {
             if let Some(fairness) = self.queue.fairness() {
                 let used = match completion.ending {
                     Ending::Finished => fairness.used(&completion.usage),
-                    _ => live.charged.min(fairness.used(&completion.usage)),
+                    // Nobody says what was computed: its prompt at least, if it got a token.
+                    _ => {
+                        let prompt = match running.first_token {
+                            Some(_) => live.request.forecast.prompt,
+                            None => Tokens(0),
+                        };
+                        let usage = Usage { prompt, ..completion.usage };
+                        live.charged.min(fairness.used(&usage))
+                    }
                 };
                 self.queue.settle(live.pool, live.request.user, live.charged, used);
             }

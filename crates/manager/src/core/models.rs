@@ -47,7 +47,8 @@ impl Models {
 
     /// Returns the model called `name`: as served, by an alias, or by the alias `*`.
     pub fn resolve(&self, name: &str) -> Option<Resolved> {
-        let served = |name: &str| self.names.get_key_value(name).map(|(n, &id)| (Arc::clone(n), id));
+        let served =
+            |name: &str| self.names.get_key_value(name).map(|(n, &id)| (Arc::clone(n), id));
         if let Some((name, id)) = served(name) {
             return Some(Resolved { id, name, aliased: false });
         }

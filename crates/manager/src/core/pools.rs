@@ -32,7 +32,12 @@ pub(super) struct Pools {
 
 impl Pools {
     /// Returns the pool of `key`; a new one lists all instances that could run its requests.
-    pub(super) fn get_or_add(&mut self, key: PoolKey, queue: &mut Queue, fleet: &mut Fleet) -> PoolId {
+    pub(super) fn get_or_add(
+        &mut self,
+        key: PoolKey,
+        queue: &mut Queue,
+        fleet: &mut Fleet,
+    ) -> PoolId {
         if let Some(place) = self.keys.get_index_of(&key) {
             return PoolId(place as u32);
         }
@@ -50,7 +55,12 @@ impl Pools {
 
     /// Notes that an instance serves a model and puts it on the rosters of its pools; returns
     /// whether that is news.
-    pub(super) fn serve(&mut self, instance: InstanceId, model: ModelId, fleet: &mut Fleet) -> bool {
+    pub(super) fn serve(
+        &mut self,
+        instance: InstanceId,
+        model: ModelId,
+        fleet: &mut Fleet,
+    ) -> bool {
         let index = instance.index();
         if index >= self.served.len() {
             self.served.resize(index + 1, Vec::new());

@@ -50,7 +50,14 @@ impl PressureGauge {
         Pressure { wait: each.saturating_mul(ahead), ..self.seen }
     }
 
-    fn look(&mut self, queue: &Queue, pools: &mut Pools, requests: &Requests, fleet: &Fleet, now: Timestamp) {
+    fn look(
+        &mut self,
+        queue: &Queue,
+        pools: &mut Pools,
+        requests: &Requests,
+        fleet: &Fleet,
+        now: Timestamp,
+    ) {
         let (mut slots, mut running, mut fill, mut ready) = (0, 0, 0.0, 0_u32);
         for instance in fleet.iter().filter(|instance| instance.state == EngineState::Ready) {
             let load = instance.load();

@@ -1,7 +1,7 @@
 //! What is due when.
 //!
-//! Deadlines of waiting requests can be withdrawn and live in an indexed heap; everything else is
-//! rare and is checked when it fires.
+//! Deadlines of waiting requests can be withdrawn, and an instance has one probe ahead of it: both
+//! live in indexed heaps. Everything else is rare and is checked when it fires.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -15,19 +15,53 @@ use sagellm_types::{InstanceId, RequestId, Timestamp};
 pub(super) enum Timer {
     /// An attempt that was given up is over at the engine by now.
     Release(ChargeId),
-    /// A probe.
-    Probe(InstanceId),
     /// A pool whose strategy wanted to wait.
     Wake(PoolId),
     /// A look at how hard the fleet is pressed.
     Pressure,
 }
 
+/// What is due for slots, one each: (when, generation) by slot.
+#[derive(Clone, Debug, Default)]
+struct Due {
+    heap: IndexedHeap<(Timestamp, u32)>,
+    places: Places,
+}
+
+impl Due {
+    fn set(&mut self, slot: u32, generation: u32, at: Timestamp) {
+        if self.places.contains(slot) {
+            self.heap.update((at, generation), slot, &mut self.places);
+        } else {
+            self.heap.push((at, generation), slot, &mut self.places);
+        }
+    }
+
+    fn clear(&mut self, slot: u32) {
+        if self.places.contains(slot) {
+            self.heap.remove(slot, &mut self.places);
+        }
+    }
+
+    fn next(&self) -> Option<Timestamp> {
+        self.heap.peek().map(|((at, _), _)| at)
+    }
+
+    /// Takes out the slot and generation that came due first, if any has.
+    fn pop(&mut self, now: Timestamp) -> Option<(u32, u32)> {
+        let ((at, generation), slot) = self.heap.peek()?;
+        (at <= now).then(|| {
+            self.heap.remove(slot, &mut self.places);
+            (slot, generation)
+        })
+    }
+}
+
 /// All timers.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Timers {
-    deadlines: IndexedHeap<(Timestamp, u32)>,
-    places: Places,
+    deadlines: Due,
+    probes: Due,
     others: BinaryHeap<Reverse<(Timestamp, u64, Timer)>>,
     set: u64,
 }
@@ -35,25 +69,27 @@ pub(super) struct Timers {
 impl Timers {
     /// Gives a waiting request until `at`.
     pub(super) fn set_deadline(&mut self, request: RequestId, at: Timestamp) {
-        let slot = request.index() as u32;
-        self.deadlines.push((at, request.generation()), slot, &mut self.places);
+        self.deadlines.set(request.index() as u32, request.generation(), at);
     }
 
     /// Withdraws the deadline of a request, if it has one.
     pub(super) fn clear_deadline(&mut self, request: RequestId) {
-        let slot = request.index() as u32;
-        if self.places.contains(slot) {
-            self.deadlines.remove(slot, &mut self.places);
-        }
+        self.deadlines.clear(request.index() as u32);
     }
 
     /// Returns a request whose deadline has come, and withdraws it.
     pub(super) fn expired(&mut self, now: Timestamp) -> Option<RequestId> {
-        let ((at, generation), slot) = self.deadlines.peek()?;
-        (at <= now).then(|| {
-            self.deadlines.remove(slot, &mut self.places);
-            RequestId::new(slot, generation)
-        })
+        self.deadlines.pop(now).map(|(slot, generation)| RequestId::new(slot, generation))
+    }
+
+    /// Lets the next probe of an instance be due at `at` instead of when it was.
+    pub(super) fn set_probe(&mut self, instance: InstanceId, at: Timestamp) {
+        self.probes.set(instance.index() as u32, instance.generation(), at);
+    }
+
+    /// Returns an instance whose probe is due, and withdraws it.
+    pub(super) fn probe_due(&mut self, now: Timestamp) -> Option<InstanceId> {
+        self.probes.pop(now).map(|(slot, generation)| InstanceId::new(slot, generation))
     }
 
     /// Sets a timer.
@@ -72,11 +108,7 @@ impl Timers {
 
     /// Returns when the next one is due.
     pub(super) fn next(&self) -> Option<Timestamp> {
-        let deadline = self.deadlines.peek().map(|((at, _), _)| at);
         let other = self.others.peek().map(|Reverse((at, _, _))| *at);
-        match (deadline, other) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        }
+        [self.deadlines.next(), self.probes.next(), other].into_iter().flatten().min()
     }
 }

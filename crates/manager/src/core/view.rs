@@ -4,7 +4,7 @@
 use sagellm_monitoring::Snapshot as Figures;
 use sagellm_strategies::Pressure;
 use sagellm_types::{
-    EngineState, Ending, ExecutionInstance, InstanceId, Load, Phase, RequestId, RequestStatus,
+    Ending, EngineState, ExecutionInstance, InstanceId, Load, Phase, RequestId, RequestStatus,
     RequestType, Timestamp, Usd,
 };
 
@@ -114,6 +114,8 @@ pub struct Snapshot {
     pub at: Timestamp,
     /// The strategy in use.
     pub strategy: &'static str,
+    /// The strategy that decides at present: another one if the one in use chooses among others.
+    pub active_strategy: &'static str,
     /// The router in use.
     pub router: &'static str,
     /// Requests so far.
@@ -138,6 +140,7 @@ impl ControlPlane {
         Snapshot {
             at: now,
             strategy: self.strategy.name(),
+            active_strategy: self.strategy.acting_as(),
             router: self.router.name(),
             counts: self.counts,
             waiting: self.queue.len(),
@@ -147,6 +150,11 @@ impl ControlPlane {
             pools: self.pool_views(),
             figures: self.monitor.snapshot(now),
         }
+    }
+
+    /// Returns the names of the strategy and the router in use.
+    pub fn policies(&self) -> (&'static str, &'static str) {
+        (self.strategy.name(), self.router.name())
     }
 
     /// Returns how many requests came in and how they ended.
@@ -246,7 +254,9 @@ impl ControlPlane {
             let id = live.request.id;
             match live.running {
                 None if !self.queue.contains(id) => return Err(format!("{id:?} is nowhere")),
-                Some(_) if self.queue.contains(id) => return Err(format!("{id:?} is in two places")),
+                Some(_) if self.queue.contains(id) => {
+                    return Err(format!("{id:?} is in two places"));
+                }
                 Some(running) if self.fleet.charge(running.charge).is_none() => {
                     return Err(format!("{id:?} runs without a charge"));
                 }

@@ -2,10 +2,11 @@
 //!
 //! A virtual token counter per user (Sheng et al., "Fairness in Serving Large Language Models",
 //! OSDI 2024): serving a request adds 1 × input + 2 × output tokens, first as forecast, then
-//! corrected by what was used. For users who have requests waiting over the same interval the
-//! counters differ by at most 2 × max(largest request, weighted tokens in flight). A user who
-//! comes back starts no lower than the least counter of those who wait: idleness gains no credit,
-//! and debts are kept.
+//! corrected by what was used. For users who have requests of one priority waiting over the same
+//! interval the counters differ by at most 2 × max(largest request, weighted tokens in flight); a
+//! level of priority is worth a fixed number of tokens, so that nobody is passed over for ever. A
+//! user who comes back starts no lower than the least counter of those who wait: idleness gains no
+//! credit, and debts are kept.
 
 use indexmap::IndexMap;
 use rustc_hash::FxBuildHasher;
@@ -20,11 +21,14 @@ pub struct FairnessConfig {
     pub input_weight: u64,
     /// What an output token counts.
     pub output_weight: u64,
+    /// How many weighted tokens a priority level is worth: a user with more urgent requests goes
+    /// before one who has been served less, up to so much per level.
+    pub level_weight: u64,
 }
 
 impl Default for FairnessConfig {
     fn default() -> Self {
-        Self { input_weight: 1, output_weight: 2 }
+        Self { input_weight: 1, output_weight: 2, level_weight: 100_000 }
     }
 }
 
@@ -41,32 +45,42 @@ impl FairnessConfig {
 }
 
 /// The counters of users who have nothing waiting but are still in debt.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Debts {
     counters: IndexMap<Option<UserId>, u64, FxBuildHasher>,
-    /// No one who comes back starts lower.
+    /// No one who comes back while nobody waits starts lower.
     floor: u64,
+    /// So many debts are looked through for those that have been passed.
+    full: usize,
 }
 
-/// Beyond this many, debts that have been passed are dropped.
+/// Fewer debts than this are not looked through.
 const KEPT: usize = 4_096;
 
+impl Default for Debts {
+    fn default() -> Self {
+        Self { counters: IndexMap::default(), floor: 0, full: KEPT }
+    }
+}
+
 impl Debts {
-    /// Raises the floor to the counter of who is served next.
-    pub(super) fn served(&mut self, counter: u64) {
-        self.floor = self.floor.max(counter);
+    /// Raises the floor to the least counter of those who wait.
+    pub(super) fn raise(&mut self, least: u64) {
+        self.floor = self.floor.max(least);
     }
 
-    /// Returns the counter at which `user` comes back.
-    pub(super) fn back(&mut self, user: Option<UserId>) -> u64 {
-        self.counters.swap_remove(&user).map_or(self.floor, |own| own.max(self.floor))
+    /// Returns the counter at which `user` comes back, while `least` is that of those who wait.
+    pub(super) fn back(&mut self, user: Option<UserId>, least: Option<u64>) -> u64 {
+        let floor = least.unwrap_or(self.floor);
+        self.counters.swap_remove(&user).map_or(floor, |own| own.max(floor))
     }
 
-    /// Keeps the counter of a user who has nothing more waiting.
+    /// Keeps the counter of a user who has nothing more waiting. O(1) amortised.
     pub(super) fn leave(&mut self, user: Option<UserId>, counter: u64) {
-        if self.counters.len() >= KEPT {
+        if self.counters.len() >= self.full {
             let floor = self.floor;
             self.counters.retain(|_, own| *own > floor);
+            self.full = (2 * self.counters.len()).max(KEPT);
         }
         self.counters.insert(user, counter);
     }

@@ -76,7 +76,11 @@ impl<K: Copy + Ord> IndexedHeap<K> {
         debug_assert_eq!(removed, slot, "the table of places is true");
         places.0[slot as usize] = NOWHERE;
         if place < self.nodes.len() {
-            if self.nodes[place].0 < key { self.rise(place, places) } else { self.sink(place, places) }
+            if self.nodes[place].0 < key {
+                self.rise(place, places)
+            } else {
+                self.sink(place, places)
+            }
         }
         key
     }

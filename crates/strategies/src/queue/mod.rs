@@ -2,8 +2,8 @@
 //!
 //! Requests that the same set of instances could run form a *pool*; a pool holds *lanes*, one per
 //! user when fairness is on, else one; a lane is a heap by the strategy's rank. Lanes are ordered
-//! by (most urgent priority level present, the user's virtual token counter), so serving a user
-//! moves one lane and none of its requests. Push, remove and pop are O(log n), whatever waits in
+//! by the user's virtual token counter and the most urgent priority level present, a level being
+//! worth a fixed number of tokens, so serving a user moves one lane and none of its requests. Push, remove and pop are O(log n), whatever waits in
 //! other pools. A rank that has run out is asked for again lazily, at the head only.
 
 mod fairness;
@@ -13,8 +13,8 @@ use indexmap::IndexMap;
 use rustc_hash::FxBuildHasher;
 use sagellm_types::{Request, RequestId, RequestPriority, Timestamp, UserId};
 
-pub use fairness::FairnessConfig;
 use fairness::Debts;
+pub use fairness::FairnessConfig;
 pub use heap::{IndexedHeap, Places};
 
 use crate::{Rank, Urgency};
@@ -36,8 +36,8 @@ pub struct Head {
 
 /// (rank, submission): the order within a lane.
 type Place = (Rank, u64);
-/// (most urgent level, counter, lane): the order of lanes within a pool.
-type Turn = (u8, u64, u32);
+/// (counter + what the most urgent level lacks, lane): the order of lanes within a pool.
+type Turn = (u64, u32);
 
 /// What the queue keeps of a waiting request.
 #[derive(Clone, Copy, Debug)]
@@ -59,19 +59,23 @@ struct Lane {
 }
 
 impl Lane {
-    fn turn(&self, index: u32) -> Turn {
+    fn turn(&self, index: u32, level_weight: u64) -> Turn {
         let level = self.levels.iter().position(|&n| n > 0).unwrap_or(self.levels.len());
-        (level as u8, self.counter, index)
+        (self.counter.saturating_add(level as u64 * level_weight), index)
     }
 }
 
 #[derive(Clone, Debug, Default)]
 struct Pool {
+    level_weight: u64,
     lanes: Vec<Lane>,
     free: Vec<u32>,
     by_user: IndexMap<Option<UserId>, u32, FxBuildHasher>,
     order: IndexedHeap<Turn>,
     order_places: Places,
+    /// The same lanes by counter alone.
+    counters: IndexedHeap<(u64, u32)>,
+    counter_places: Places,
     debts: Debts,
     len: usize,
 }
@@ -102,7 +106,8 @@ impl Queue {
 
     /// Adds an empty pool.
     pub fn add_pool(&mut self) -> PoolId {
-        self.pools.push(Pool::default());
+        let level_weight = self.fairness.as_ref().map_or(0, |fairness| fairness.level_weight);
+        self.pools.push(Pool { level_weight, ..Pool::default() });
         PoolId(self.pools.len() as u32 - 1)
     }
 
@@ -281,10 +286,7 @@ impl Queue {
         let lane = &mut home.lanes[waiting.lane as usize];
         lane.requests.remove(request.index() as u32, &mut self.places);
         lane.levels[usize::from(waiting.level)] -= 1;
-        if charge > 0 {
-            home.debts.served(lane.counter);
-            lane.counter += charge;
-        }
+        lane.counter += charge;
         home.reorder(waiting.lane);
         home.len -= 1;
         self.len -= 1;
@@ -298,7 +300,8 @@ impl Pool {
         if let Some(&lane) = self.by_user.get(&user) {
             return lane;
         }
-        let counter = self.debts.back(user);
+        let least = self.counters.peek().map(|((counter, _), _)| counter);
+        let counter = self.debts.back(user, least);
         let lane = self.free.pop().unwrap_or_else(|| {
             self.lanes.push(Lane {
                 user: None,
@@ -316,19 +319,28 @@ impl Pool {
     /// Puts `lane` where it belongs after its requests or its counter have changed.
     fn reorder(&mut self, lane: u32) {
         let changed = &self.lanes[lane as usize];
-        let turn = changed.turn(lane);
+        let turn = changed.turn(lane, self.level_weight);
+        let (user, counter) = (changed.user, changed.counter);
         match (changed.requests.is_empty(), self.order_places.contains(lane)) {
-            (false, true) => self.order.update(turn, lane, &mut self.order_places),
-            (false, false) => self.order.push(turn, lane, &mut self.order_places),
+            (false, true) => {
+                self.order.update(turn, lane, &mut self.order_places);
+                self.counters.update((counter, lane), lane, &mut self.counter_places);
+            }
+            (false, false) => {
+                self.order.push(turn, lane, &mut self.order_places);
+                self.counters.push((counter, lane), lane, &mut self.counter_places);
+            }
             (true, in_order) => {
                 if in_order {
                     self.order.remove(lane, &mut self.order_places);
+                    self.counters.remove(lane, &mut self.counter_places);
                 }
-                let (user, counter) = (changed.user, changed.counter);
                 self.by_user.swap_remove(&user);
                 self.debts.leave(user, counter);
                 self.free.push(lane);
             }
         }
+        let least = self.counters.peek().map_or(counter, |((least, _), _)| least);
+        self.debts.raise(least);
     }
 }

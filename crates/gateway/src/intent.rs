@@ -1,0 +1,148 @@
+//! What a client says beside the body: who it is, how urgent, by when, at what cost.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use http::HeaderMap;
+use sagellm_types::{Objectives, RequestPriority, SessionId, Usd, UserId};
+
+use crate::error::Refusal;
+
+/// What the headers of a request say.
+#[derive(Clone, Debug)]
+pub(crate) struct Intent {
+    /// The client's name for the request, or one that was made for it.
+    pub(crate) label: Arc<str>,
+    pub(crate) user: Option<UserId>,
+    pub(crate) priority: RequestPriority,
+    pub(crate) objectives: Objectives,
+    pub(crate) cost_budget: Option<Usd>,
+    pub(crate) session: Option<SessionId>,
+    pub(crate) preferred: Option<String>,
+}
+
+/// The header that names a request, on the way in and out.
+pub(crate) const REQUEST_ID: &str = "x-request-id";
+/// Headers that tie a conversation to an instance, the strongest first.
+const SESSION: [&str; 3] = ["x-session-affinity", "x-session-id", "x-correlation-id"];
+/// A longer label is cut: it is kept for every explained request.
+const LONGEST_LABEL: usize = 256;
+
+impl Intent {
+    /// Reads the headers of a request.
+    ///
+    /// # Errors
+    /// A refusal that names the header, its value and what is accepted.
+    pub(crate) fn read(headers: &HeaderMap, labels: &Labels) -> Result<Self, Refusal> {
+        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        let priority = match text("x-request-priority") {
+            None => RequestPriority::Normal,
+            Some(value) => RequestPriority::parse(value).ok_or_else(|| {
+                let accepted = "critical, high, normal, low or background";
+                Refusal::header("X-Request-Priority", value, accepted)
+            })?,
+        };
+        let label = match text(REQUEST_ID).filter(|label| !label.is_empty()) {
+            Some(label) => label.chars().take(LONGEST_LABEL).collect::<String>().into(),
+            None => labels.next(),
+        };
+        Ok(Self {
+            label,
+            user: text("x-user-id").map(UserId::of),
+            priority,
+            objectives: Objectives {
+                ttft: millis(headers, "X-SLO-TTFT-Ms")?,
+                tpot: millis(headers, "X-SLO-TPOT-Ms")?,
+                e2e: millis(headers, "X-SLO-Deadline-Ms")?,
+            },
+            cost_budget: number(headers, "X-Cost-Budget-USD")?.map(Usd),
+            session: SESSION.iter().find_map(|name| text(name)).map(SessionId::of),
+            preferred: text("x-preferred-instance").map(str::to_owned),
+        })
+    }
+}
+
+fn millis(headers: &HeaderMap, name: &str) -> Result<Option<Duration>, Refusal> {
+    Ok(number(headers, name)?.map(|ms| Duration::from_secs_f64(ms / 1e3)))
+}
+
+/// Returns a header's number, above 0 and small enough to mean something.
+fn number(headers: &HeaderMap, name: &str) -> Result<Option<f64>, Refusal> {
+    /// A hundred years in milliseconds: more is a mistake.
+    const MOST: f64 = 3.2e12;
+    let Some(value) = headers.get(name) else { return Ok(None) };
+    let text = value.to_str().unwrap_or("?");
+    match text.trim().parse::<f64>() {
+        Ok(number) if number > 0.0 && number < MOST => Ok(Some(number)),
+        _ => Err(Refusal::header(name, text, "a number above 0")),
+    }
+}
+
+/// Makes names for requests whose clients gave none.
+#[derive(Debug)]
+pub(crate) struct Labels {
+    run: u64,
+    next: AtomicU64,
+}
+
+impl Labels {
+    /// Returns a maker whose names differ from those of other processes.
+    pub(crate) fn new() -> Self {
+        use std::hash::{BuildHasher, Hasher, RandomState};
+        let run = RandomState::new().build_hasher().finish();
+        Self { run, next: AtomicU64::new(0) }
+    }
+
+    fn next(&self) -> Arc<str> {
+        let n = self.next.fetch_add(1, Ordering::Relaxed);
+        format!("{:016x}", self.run.wrapping_add(n.wrapping_mul(0x9E37_79B9_7F4A_7C15))).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::{HeaderName, HeaderValue};
+
+    fn read(headers: &[(&'static str, &'static str)]) -> Result<Intent, Refusal> {
+        let pair =
+            |&(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value));
+        Intent::read(&headers.iter().map(pair).collect(), &Labels::new())
+    }
+
+    #[test]
+    fn the_benchmark_contract_is_understood() {
+        let intent = read(&[
+            ("x-request-id", "bench-7"),
+            ("x-request-priority", "HIGH"),
+            ("x-slo-deadline-ms", "1500"),
+            ("x-session-affinity", "s"),
+            ("x-correlation-id", "c"),
+        ])
+        .expect("all well");
+        assert_eq!((&*intent.label, intent.priority), ("bench-7", RequestPriority::High));
+        assert_eq!(intent.objectives.e2e, Some(Duration::from_millis(1500)));
+        assert_eq!(intent.session, Some(SessionId::of("s")));
+    }
+
+    #[test]
+    fn absurd_headers_are_refused_with_what_is_accepted() {
+        for (name, value) in [
+            ("x-request-priority", "urgent"),
+            ("x-slo-deadline-ms", "-5"),
+            ("x-slo-ttft-ms", "soon"),
+            ("x-cost-budget-usd", "NaN"),
+        ] {
+            let refusal = read(&[(name, value)]).expect_err(name);
+            let text = format!("{refusal:?}");
+            assert!(text.contains(value) && text.contains("accepted"), "{text}");
+        }
+    }
+
+    #[test]
+    fn made_labels_differ() {
+        let labels = Labels::new();
+        assert_ne!(labels.next(), labels.next());
+    }
+}

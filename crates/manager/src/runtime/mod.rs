@@ -1,0 +1,10 @@
+//! The core with the real clock and real engines around it.
+
+mod manager;
+mod shell;
+mod slot;
+mod ticket;
+
+pub use manager::{ControlPlaneManager, ManagerError, Output};
+pub use shell::{EngineFactory, HttpEngines, Shell, ShellError};
+pub use ticket::{Permit, Ticket};
