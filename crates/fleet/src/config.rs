@@ -53,7 +53,11 @@ impl Default for FleetConfig {
 impl FleetConfig {
     /// Returns when the next probe is due after one of an instance that is `ready` or not.
     pub fn interval(&self, ready: bool) -> Duration {
-        Duration::from_millis(if ready { self.probe_interval_ms } else { self.down_probe_interval_ms })
+        Duration::from_millis(if ready {
+            self.probe_interval_ms
+        } else {
+            self.down_probe_interval_ms
+        })
     }
 
     /// Returns what is wrong with the settings, if anything.

@@ -11,7 +11,9 @@ use sagellm_types::{
 
 use crate::ledger::{GROWTH, Ledger};
 use crate::roster::Roster;
-use crate::{Charge, ChargeId, FleetConfig, Instance, Need, ProbeAnswer, ProbeTicket, RosterId, Transition};
+use crate::{
+    Charge, ChargeId, FleetConfig, Instance, Need, ProbeAnswer, ProbeTicket, RosterId, Transition,
+};
 
 /// Why an instance could not be registered.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -158,7 +160,9 @@ impl Fleet {
     /// Makes all rosters of an instance true. O(rosters of the instance).
     fn refresh(&mut self, id: InstanceId) {
         let (generation, slot) = &self.slots[id.index()];
-        let Some(instance) = slot.as_ref().filter(|_| *generation == id.generation()) else { return };
+        let Some(instance) = slot.as_ref().filter(|_| *generation == id.generation()) else {
+            return;
+        };
         let candidate = instance.candidate();
         for roster in &instance.rosters {
             self.rosters[roster.0 as usize].update(id, candidate);
@@ -462,9 +466,8 @@ impl Instance {
 }
 
 fn validate(spec: &ExecutionInstance) -> Result<(), RegisterError> {
-    let invalid = |reason: String| {
-        Err(RegisterError::Invalid { instance: spec.instance_id.clone(), reason })
-    };
+    let invalid =
+        |reason: String| Err(RegisterError::Invalid { instance: spec.instance_id.clone(), reason });
     if spec.instance_id.trim().is_empty() {
         return invalid("instance_id must not be empty".into());
     }
@@ -481,10 +484,15 @@ fn validate(spec: &ExecutionInstance) -> Result<(), RegisterError> {
         return invalid(format!("weight = {}: must be above 0", spec.weight));
     }
     if !(spec.price_per_gpu_hour.is_finite() && spec.price_per_gpu_hour >= 0.0) {
-        return invalid(format!("price_per_gpu_hour = {}: must not be negative", spec.price_per_gpu_hour));
+        return invalid(format!(
+            "price_per_gpu_hour = {}: must not be negative",
+            spec.price_per_gpu_hour
+        ));
     }
     if spec.kv_cache_tokens == Some(0) {
-        return invalid("kv_cache_tokens must be at least 1; leave it out to ask the engine".into());
+        return invalid(
+            "kv_cache_tokens must be at least 1; leave it out to ask the engine".into(),
+        );
     }
     Ok(())
 }

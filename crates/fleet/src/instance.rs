@@ -152,7 +152,8 @@ impl Instance {
 
     /// Returns the KV tokens that may be reserved.
     pub fn capacity(&self) -> Tokens {
-        self.kv_tokens.map_or(Tokens(UNKNOWN_CAPACITY), |kv| Tokens((kv.as_f64() * self.fill) as u64))
+        self.kv_tokens
+            .map_or(Tokens(UNKNOWN_CAPACITY), |kv| Tokens((kv.as_f64() * self.fill) as u64))
     }
 
     /// Returns its load: own charges and foreign load together.

@@ -247,7 +247,7 @@ async fn bad_requests_get_errors_in_openais_shape() {
     let priority = fleet
         .post_with("/v1/chat/completions", chat(false, 1), &[("x-request-priority", "urgent")])
         .await;
-    check(priority, 400, json!("x-request-priority")).await;
+    check(priority, 400, json!("X-Request-Priority")).await;
     let missing = fleet.get("/nope").await;
     check(missing, 404, Value::Null).await;
     let wrong = fleet.get("/v1/chat/completions").await;

@@ -52,7 +52,11 @@ mod tests {
         check(Threshold, |r| r.forecast.prompt = Tokens(801), Phase::Prefilling);
         check(Threshold, |r| r.forecast.prompt = Tokens(400), Phase::Decoding);
         check(Threshold, |r| r.forecast.prompt = Tokens(401), Phase::Prefilling);
-        check(Threshold, |r| (r.forecast.prompt, r.forecast.output) = (Tokens(800), Tokens(1000)), Phase::Decoding);
+        check(
+            Threshold,
+            |r| (r.forecast.prompt, r.forecast.output) = (Tokens(800), Tokens(1000)),
+            Phase::Decoding,
+        );
     }
 
     #[test]

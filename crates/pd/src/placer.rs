@@ -116,13 +116,18 @@ impl Placer for PhasePlacer {
             return Placement::Colocated(Phase::Hybrid);
         }
         let phase = phase(&self.config, request);
-        let hand_over = self.config.enable_kv_cache_transfer
-            && roles.prefilling > 0
-            && roles.decoding > 0;
+        let hand_over =
+            self.config.enable_kv_cache_transfer && roles.prefilling > 0 && roles.decoding > 0;
         if phase == Phase::Prefilling && hand_over {
             return Placement::Split;
         }
-        Placement::Colocated(phase)
+        // A role that nobody has does not keep a request from those who could run it.
+        let able = match phase {
+            Phase::Prefilling => roles.whole + roles.prefilling,
+            Phase::Decoding => roles.whole + roles.decoding,
+            Phase::Hybrid => 1,
+        };
+        Placement::Colocated(if able > 0 { phase } else { Phase::Hybrid })
     }
 }
 
@@ -132,7 +137,10 @@ mod tests {
     use sagellm_types::Tokens;
 
     fn placer(transfer: bool) -> PhasePlacer {
-        PhasePlacer::new(PdSeparationConfig { enable_kv_cache_transfer: transfer, ..Default::default() })
+        PhasePlacer::new(PdSeparationConfig {
+            enable_kv_cache_transfer: transfer,
+            ..Default::default()
+        })
     }
 
     fn long() -> Request {
@@ -158,6 +166,16 @@ mod tests {
         assert_eq!(placement, Placement::Colocated(Phase::Decoding));
         let whole = placer(false).place(&long(), &BOTH, Timestamp::ZERO);
         assert_eq!(whole, Placement::Colocated(Phase::Prefilling));
+    }
+
+    #[test]
+    fn a_role_that_nobody_has_keeps_nothing_waiting() {
+        let decoding = RolesOfModel { decoding: 2, ..RolesOfModel::default() };
+        let placement = placer(true).place(&long(), &decoding, Timestamp::ZERO);
+        assert_eq!(placement, Placement::Colocated(Phase::Hybrid));
+        let prefilling = RolesOfModel { prefilling: 2, ..RolesOfModel::default() };
+        let placement = placer(true).place(&Request::example(0), &prefilling, Timestamp::ZERO);
+        assert_eq!(placement, Placement::Colocated(Phase::Hybrid));
     }
 
     #[test]

@@ -72,11 +72,8 @@ impl RouterConfig {
     /// # Errors
     /// [`RouterError`] names the routers on offer.
     pub fn parse(name: &str) -> Result<Self, RouterError> {
-        let plain: String = name
-            .chars()
-            .filter(|c| c.is_alphanumeric())
-            .map(|c| c.to_ascii_lowercase())
-            .collect();
+        let plain: String =
+            name.chars().filter(|c| c.is_alphanumeric()).map(|c| c.to_ascii_lowercase()).collect();
         Ok(match plain.as_str() {
             "loadbalanced" => Self::LoadBalanced,
             "poweroftwo" => Self::PowerOfTwo,
@@ -170,7 +167,9 @@ mod tests {
     #[test]
     fn an_unknown_name_is_an_error_that_lists_the_known_ones() {
         let message = RouterConfig::parse("fastest").expect_err("unknown").to_string();
-        assert!(message.starts_with("unknown router `fastest`; known are: load_balanced, power_of_two"));
+        assert!(
+            message.starts_with("unknown router `fastest`; known are: load_balanced, power_of_two")
+        );
         let message = RouterConfig::parse("topology_aware").expect_err("later").to_string();
         assert!(message.contains("known, not offered yet"), "{message}");
     }

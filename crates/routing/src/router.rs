@@ -20,12 +20,8 @@ use sagellm_types::{Candidate, Candidates, InstanceId, Request, Timestamp};
 /// ```
 pub trait Router: Send {
     /// Returns one of `candidates`, which are never none.
-    fn pick(
-        &mut self,
-        request: &Request,
-        candidates: Candidates<'_>,
-        now: Timestamp,
-    ) -> InstanceId;
+    fn pick(&mut self, request: &Request, candidates: Candidates<'_>, now: Timestamp)
+    -> InstanceId;
 
     /// Appends the instances of `open` that the router wants to see for `request` when there are
     /// too many to show all of them.

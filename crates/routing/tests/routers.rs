@@ -41,7 +41,10 @@ fn user(user: u64) -> Request {
 }
 
 fn prefix(prefix: u64) -> Request {
-    Request { prefix: Some(PrefixHash(stable_hash(&prefix.to_le_bytes(), 0))), ..Request::example(0) }
+    Request {
+        prefix: Some(PrefixHash(stable_hash(&prefix.to_le_bytes(), 0))),
+        ..Request::example(0)
+    }
 }
 
 #[test]
