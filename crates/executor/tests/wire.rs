@@ -367,7 +367,11 @@ async fn a_probe_of_a_hanging_engine_ends() {
 #[cfg(feature = "tls")]
 #[tokio::test]
 async fn an_engine_that_does_not_speak_tls_is_no_connection() {
-    let address = answering(b"plain").await;
+    let address = server(|mut stream, _| async move {
+        stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.expect("the client reads");
+        let _ = stream.read(&mut [0; 1024]).await;
+    })
+    .await;
     let clients = Clients::new(&HttpConfig::default(), Clock::real()).expect("the defaults work");
     let engine = HttpEngine::new(&format!("https://{address}"), None, &clients).expect("a URL");
     let error = engine.call(Call::post("/", "{}", LIMITS)).await.expect_err("no handshake");
