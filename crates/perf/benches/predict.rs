@@ -12,30 +12,29 @@ use sagellm_types::{
 fn benches(c: &mut Criterion) {
     let mut forecaster = Forecaster::new(LinearCost::TINY);
     let forecast = forecaster.forecast(ModelId(0), None, PromptSize::Bytes(4000), None);
-    let lesson = |user: u64| Lesson {
+    let lesson = |user: UserId| Lesson {
         model: ModelId(0),
-        user: Some(UserId::of(user.to_le_bytes())),
+        user: Some(user),
         prompt: PromptSize::Bytes(4000),
         forecast: &forecast,
         usage: Usage { prompt: Tokens(1000), output: Tokens(200), cached: Tokens::ZERO },
         ttft: Some(Duration::from_millis(50)),
         tpot: Some(Duration::from_millis(20)),
     };
-    (0..20_000).for_each(|user| forecaster.learn(&lesson(user)));
-    let mut user = 0;
-    c.bench_function("perf/forecast", |b| {
-        b.iter(|| {
-            user = (user + 1) % 20_000;
-            let user = UserId::of(u64::to_le_bytes(user));
-            forecaster.forecast(ModelId(0), Some(user), PromptSize::Bytes(4000), Some(500))
+    let users: Vec<UserId> = (0..20_000_u64).map(|user| UserId::of(user.to_le_bytes())).collect();
+    users.iter().for_each(|user| forecaster.learn(&lesson(*user)));
+    // A thousand active users are all known; of 20,000 in turn each pushes another one out.
+    for active in [1_000, 20_000] {
+        let mut turn = users[20_000 - active..].iter().cycle().copied();
+        c.bench_function(&format!("perf/forecast/{active}_users"), |b| {
+            b.iter(|| {
+                forecaster.forecast(ModelId(0), turn.next(), PromptSize::Bytes(4000), Some(500))
+            });
         });
-    });
-    c.bench_function("perf/learn", |b| {
-        b.iter(|| {
-            user = (user + 1) % 20_000;
-            forecaster.learn(black_box(&lesson(user)));
+        c.bench_function(&format!("perf/learn/{active}_users"), |b| {
+            b.iter(|| forecaster.learn(black_box(&lesson(turn.next().expect("cycles")))));
         });
-    });
+    }
 
     let mut predictor = Predictor::new();
     (0..64).for_each(|i| predictor.insert(InstanceId::new(i, 0), Flavour::default()));

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use sagellm_types::{Estimate, Estimator, InstanceId, Load, Request, Timestamp, Tokens, Usd};
 
+use crate::picos::nanos;
 use crate::{Correction, LinearCost, Rent};
 
 /// What is known about an instance before it has served anything.
@@ -149,10 +150,10 @@ impl Predictor {
         }
         let (expected_ttft, expected_tpot) = slot.prior(prompt, output, sequences, reserved);
         if let Some(ttft) = ttft {
-            slot.ttft.learn(expected_ttft, ttft.as_secs_f64() * 1e9);
+            slot.ttft.learn(expected_ttft, nanos(ttft));
         }
         if let Some(tpot) = tpot {
-            slot.tpot.learn(expected_tpot, tpot.as_secs_f64() * 1e9);
+            slot.tpot.learn(expected_tpot, nanos(tpot));
         }
         slot.spread = joint(&slot.ttft, &slot.tpot);
     }

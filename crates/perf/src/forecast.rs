@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use sagellm_types::{Forecast, ModelId, Tokens, Usage, UserId};
 
+use crate::line::rate;
+use crate::picos::nanos;
 use crate::users::Users;
 use crate::{Batch, Line, LinearCost};
 
@@ -51,16 +53,29 @@ pub struct PredictionError {
     pub absolute: f64,
 }
 
-impl PredictionError {
+/// Sums of relative errors.
+#[derive(Clone, Copy, Debug, Default)]
+struct Errors {
+    count: u64,
+    sum: f64,
+    absolute: f64,
+}
+
+impl Errors {
     fn record(&mut self, predicted: Tokens, actual: Tokens) {
-        if actual.0 == 0 {
-            return;
-        }
         let error = (predicted.as_f64() - actual.as_f64()) / actual.as_f64();
         self.count += 1;
-        let share = 1.0 / self.count as f64;
-        self.bias += share * (error - self.bias);
-        self.absolute += share * (error.abs() - self.absolute);
+        self.sum += error;
+        self.absolute += error.abs();
+    }
+
+    fn mean(&self) -> PredictionError {
+        let count = self.count.max(1) as f64;
+        PredictionError {
+            count: self.count,
+            bias: self.sum / count,
+            absolute: self.absolute / count,
+        }
     }
 }
 
@@ -71,8 +86,8 @@ pub struct Forecaster {
     models: Vec<Model>,
     untaught: Model,
     users: Users,
-    prompt_error: PredictionError,
-    output_error: PredictionError,
+    prompt_errors: Errors,
+    output_errors: Errors,
 }
 
 /// What was learnt about one model.
@@ -93,13 +108,10 @@ struct Model {
 const BYTES_PER_TOKEN: f64 = 4.0;
 /// Output tokens before anything was learnt.
 const OUTPUT_PRIOR: f64 = 256.0;
-/// Answers of a user that count as much as the model's mean.
-const USER_DOUBT: f64 = 4.0;
 /// Users remembered, over all models.
 const USERS: usize = 16_384;
 /// Models learnt apart; a table of names that is longer shares the last place.
 const MODELS: usize = 4_096;
-const RATE: f64 = 1.0 / 64.0;
 /// The batch that a typical request meets.
 const TYPICAL: Batch = Batch { prefill_tokens: 0, decode_sequences: 16, kv_tokens: 16_384 };
 
@@ -138,7 +150,7 @@ fn round(value: f64) -> u64 {
 /// Moves `mean` towards `value`: a plain mean at first, then an exponentially weighted one.
 fn average(samples: &mut u32, mean: &mut f64, value: f64) {
     *samples = samples.saturating_add(1);
-    *mean += (value - *mean) * (1.0 / f64::from(*samples)).max(RATE);
+    *mean += (value - *mean) * rate(*samples);
 }
 
 impl Forecaster {
@@ -149,8 +161,8 @@ impl Forecaster {
             models: Vec::new(),
             untaught: Model::new(&prior),
             users: Users::new(USERS),
-            prompt_error: PredictionError::default(),
-            output_error: PredictionError::default(),
+            prompt_errors: Errors::default(),
+            output_errors: Errors::default(),
         }
     }
 
@@ -177,10 +189,7 @@ impl Forecaster {
         let prompt = learnt.prompt_tokens(prompt);
         let own = user.and_then(|user| self.users.get(model, user));
         let mean = match own {
-            Some(own) => {
-                let samples = f64::from(own.samples);
-                (samples * own.mean + USER_DOUBT * learnt.output) / (samples + USER_DOUBT)
-            }
+            Some(own) => learnt.output + own.weight * (own.mean - learnt.output),
             None => learnt.output,
         };
         let output = round(mean).max(1).min(u64::from(max_tokens.unwrap_or(u32::MAX)));
@@ -201,11 +210,11 @@ impl Forecaster {
         if usage.prompt.0 > 0
             && let PromptSize::Bytes(bytes) = prompt
         {
-            self.prompt_error.record(forecast.prompt, usage.prompt);
+            self.prompt_errors.record(forecast.prompt, usage.prompt);
             self.model_mut(model).prompt.learn(bytes as f64, usage.prompt.as_f64());
         }
         if usage.output.0 > 0 {
-            self.output_error.record(forecast.output, usage.output);
+            self.output_errors.record(forecast.output, usage.output);
             let output = usage.output.as_f64();
             let learnt = self.model_mut(model);
             average(&mut learnt.outputs, &mut learnt.output, output);
@@ -225,12 +234,12 @@ impl Forecaster {
 
     /// Returns how wrong forecasts of prompts given as text were.
     pub fn prompt_error(&self) -> PredictionError {
-        self.prompt_error
+        self.prompt_errors.mean()
     }
 
     /// Returns how wrong forecasts of output lengths were.
     pub fn output_error(&self) -> PredictionError {
-        self.output_error
+        self.output_errors.mean()
     }
 
     /// Returns how many users are remembered.
@@ -249,10 +258,6 @@ impl Forecaster {
 
 fn place(model: ModelId) -> usize {
     (model.0 as usize).min(MODELS - 1)
-}
-
-fn nanos(duration: Duration) -> f64 {
-    duration.as_secs_f64() * 1e9
 }
 
 #[cfg(test)]

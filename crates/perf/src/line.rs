@@ -16,9 +16,15 @@ pub struct Line {
 }
 
 /// Old points count half after some 44 new ones.
-const RATE: f64 = 1.0 / 64.0;
+const MEMORY: u32 = 64;
 /// How far x must vary, as a share of its mean, before half of the learnt slope is believed.
 const VARIATION: f64 = 0.2;
+
+/// Returns the weight of the newest of `samples` points: a plain mean at first, then an
+/// exponentially weighted one.
+pub(crate) fn rate(samples: u32) -> f64 {
+    if samples < MEMORY { 1.0 / f64::from(samples) } else { const { 1.0 / MEMORY as f64 } }
+}
 
 impl Line {
     /// Takes in the point (`x`, `y`); points that are not finite are ignored.
@@ -27,18 +33,18 @@ impl Line {
             return;
         }
         self.samples = self.samples.saturating_add(1);
-        let rate = (1.0 / f64::from(self.samples)).max(RATE);
+        let rate = rate(self.samples);
         let (dx, dy) = (x - self.mean_x, y - self.mean_y);
         self.mean_x += rate * dx;
         self.mean_y += rate * dy;
         self.variance = (1.0 - rate) * (self.variance + rate * dx * dx);
         self.covariance = (1.0 - rate) * (self.covariance + rate * dx * dy);
-        let doubt = VARIATION * VARIATION * self.mean_x * self.mean_x;
-        let proportional = if self.mean_x > 0.0 { self.mean_y / self.mean_x } else { 0.0 };
-        let weight = self.variance + doubt;
+        let doubt = VARIATION * VARIATION;
+        let weight = self.variance + doubt * self.mean_x * self.mean_x;
         self.slope = if weight > 0.0 {
-            // Neither a prompt nor a wait gets smaller as its cause grows.
-            ((self.covariance + doubt * proportional) / weight).max(0.0)
+            // The proportional slope is mean_y / mean_x. Neither a prompt nor a wait gets smaller
+            // as its cause grows.
+            ((self.covariance + doubt * self.mean_x * self.mean_y) / weight).max(0.0)
         } else {
             0.0
         };

@@ -95,6 +95,11 @@ impl Mul<u64> for Picos {
     }
 }
 
+/// Returns the nanoseconds of `duration`.
+pub(crate) fn nanos(duration: Duration) -> f64 {
+    duration.as_secs() as f64 * 1e9 + f64::from(duration.subsec_nanos())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

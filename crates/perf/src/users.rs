@@ -10,19 +10,26 @@ use sagellm_types::{ModelId, UserId};
 /// Mean output length of one user with one model.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct UserMean {
-    pub(crate) samples: u32,
+    samples: u32,
     pub(crate) mean: f64,
+    /// How far to believe it against the model's mean: 0 to 1.
+    pub(crate) weight: f64,
 }
 
 impl UserMean {
     fn learn(&mut self, value: f64) {
-        self.samples = (self.samples + 1).min(MOST_SAMPLES);
+        if self.samples < MOST_SAMPLES {
+            self.samples += 1;
+            self.weight = f64::from(self.samples) / (f64::from(self.samples) + DOUBT);
+        }
         self.mean += (value - self.mean) / f64::from(self.samples);
     }
 }
 
 /// Older answers fade once a user has given so many.
 const MOST_SAMPLES: u32 = 32;
+/// Answers of a user that count as much as the model's mean.
+const DOUBT: f64 = 4.0;
 const NONE: u32 = u32::MAX;
 
 type Key = (ModelId, UserId);
@@ -81,8 +88,12 @@ impl Users {
 
     /// Returns the unlinked place of a new entry.
     fn make_room(&mut self, key: Key) -> u32 {
-        let fresh =
-            Entry { key, mean: UserMean { samples: 0, mean: 0.0 }, newer: NONE, older: NONE };
+        let fresh = Entry {
+            key,
+            mean: UserMean { samples: 0, mean: 0.0, weight: 0.0 },
+            newer: NONE,
+            older: NONE,
+        };
         let place = if self.entries.len() < self.capacity {
             self.entries.push(fresh);
             (self.entries.len() - 1) as u32

@@ -6,7 +6,7 @@
 use super::json;
 use super::live::Reach;
 use super::request::{Choice, Generation, Kind, Script, StreamUsage};
-use super::text;
+use super::{logprobs, text};
 
 /// What `system_fingerprint` says.
 const FINGERPRINT: &str = "vllm-0.32.0-7d376611";
@@ -67,7 +67,7 @@ impl Answer {
                     out.push(b'"');
                 }
             }
-            self.logprobs(&mut out, choice, 0, choice.tokens);
+            logprobs::write(&mut out, &self.generation, choice, 0..choice.tokens);
             out.extend(br#","finish_reason":""#);
             out.extend(choice.finish.as_bytes());
             out.extend(br#"","stop_reason":"#);
@@ -159,7 +159,7 @@ impl Answer {
             json::escaped(out, piece);
             out.extend(br#""}}]}"#);
         }
-        self.logprobs(out, choice, token, token + 1);
+        logprobs::write(out, &self.generation, choice, token..token + 1);
         out.extend(br#","finish_reason":"#);
         if last {
             out.push(b'"');
@@ -230,27 +230,6 @@ impl Answer {
         }
         out.push(b'}');
     }
-
-    /// Writes `,"logprobs":…` for the tokens `from..to` of a choice.
-    fn logprobs(&self, out: &mut Vec<u8>, choice: &Choice, from: u32, to: u32) {
-        out.extend(br#","logprobs":"#);
-        let (Some(alternatives), Script::Words(seed)) = (self.generation.logprobs, &choice.script)
-        else {
-            out.extend(b"null");
-            return;
-        };
-        let token = |i: u32, rank: u32| {
-            let id = text::generated(seed ^ u64::from(rank) << 40, i);
-            let word = text::word(id);
-            let word = std::str::from_utf8(&word).expect("words are ASCII").to_owned();
-            // Of one draw in eight: −0.1, −0.2 …; of each alternative less.
-            (word, -f64::from(id % 8 + 1) / 10.0 - f64::from(rank))
-        };
-        match self.generation.kind {
-            Kind::Chat => chat_logprobs(out, from..to, alternatives, token),
-            Kind::Completion => completion_logprobs(out, from..to, alternatives, token),
-        }
-    }
 }
 
 fn usage_counts(out: &mut Vec<u8>, prompt: u64, output: u64) {
@@ -279,68 +258,4 @@ fn shown(choice: &Choice) -> String {
         }
         Script::Tool { arguments, .. } => arguments.clone(),
     }
-}
-
-fn list<T>(
-    out: &mut Vec<u8>,
-    items: impl Iterator<Item = T>,
-    mut write: impl FnMut(&mut Vec<u8>, T),
-) {
-    for (place, item) in items.enumerate() {
-        if place > 0 {
-            out.push(b',');
-        }
-        write(out, item);
-    }
-}
-
-fn chat_logprobs(
-    out: &mut Vec<u8>,
-    tokens: std::ops::Range<u32>,
-    alternatives: u32,
-    token: impl Fn(u32, u32) -> (String, f64),
-) {
-    let entry = |out: &mut Vec<u8>, (word, logprob): (String, f64)| {
-        out.extend(br#"{"token":"#);
-        json::string(out, &word);
-        out.extend(format!(r#","logprob":{logprob:?},"bytes":["#).bytes());
-        list(out, word.bytes(), |out, byte| json::number(out, u64::from(byte)));
-        out.push(b']');
-    };
-    out.extend(br#"{"content":["#);
-    list(out, tokens, |out, i| {
-        entry(out, token(i, 0));
-        out.extend(br#","top_logprobs":["#);
-        list(out, 0..alternatives, |out, rank| {
-            entry(out, token(i, rank));
-            out.push(b'}');
-        });
-        out.extend(b"]}");
-    });
-    out.extend(b"]}");
-}
-
-fn completion_logprobs(
-    out: &mut Vec<u8>,
-    tokens: std::ops::Range<u32>,
-    alternatives: u32,
-    token: impl Fn(u32, u32) -> (String, f64),
-) {
-    out.extend(br#"{"text_offset":["#);
-    list(out, tokens.clone(), |out, i| json::number(out, u64::from(i) * 4));
-    out.extend(br#"],"token_logprobs":["#);
-    list(out, tokens.clone(), |out, i| out.extend(format!("{:?}", token(i, 0).1).bytes()));
-    out.extend(br#"],"tokens":["#);
-    list(out, tokens.clone(), |out, i| json::string(out, &token(i, 0).0));
-    out.extend(br#"],"top_logprobs":["#);
-    list(out, tokens, |out, i| {
-        out.push(b'{');
-        list(out, 0..alternatives.max(1), |out, rank| {
-            let (word, logprob) = token(i, rank);
-            json::string(out, &word);
-            out.extend(format!(":{logprob:?}").bytes());
-        });
-        out.push(b'}');
-    });
-    out.extend(b"]}");
 }

@@ -5,7 +5,8 @@ use serde_json::{Map, Value};
 use super::errors::ApiError;
 use super::fields::Fields;
 use super::json;
-use super::request::{Limits, prompts, served};
+use super::prompt::prompts;
+use super::request::{Limits, served};
 use super::text::{Prompt, mix};
 
 /// An embedding request, checked.

@@ -25,10 +25,13 @@ mod fields;
 mod http;
 mod json;
 mod live;
+mod logprobs;
 mod metrics;
+mod prompt;
 mod request;
 mod stream;
 mod text;
+mod tools;
 
 use std::io;
 use std::net::SocketAddr;
