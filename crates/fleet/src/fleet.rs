@@ -132,7 +132,7 @@ impl Fleet {
         let Some(found) = self.get_mut(instance) else { return };
         if !found.rosters.contains(&roster) {
             found.rosters.push(roster);
-            self.rosters[roster.0 as usize].members.push(instance);
+            self.rosters[roster.0 as usize].enlist(instance);
             self.refresh(instance);
         }
     }
@@ -140,6 +140,12 @@ impl Fleet {
     /// Returns the instances on a roster that are ready and have room.
     pub fn open(&self, roster: RosterId) -> &[Candidate] {
         &self.rosters[roster.0 as usize].open
+    }
+
+    /// Appends the places in `open` of the `count` least loaded instances to `out`, the least first,
+    /// if there are more than a policy can be shown. O(count × (count + log n)).
+    pub fn least_loaded(&self, roster: RosterId, count: usize, out: &mut Vec<usize>) {
+        self.rosters[roster.0 as usize].least_loaded(count, out);
     }
 
     /// Returns all instances on a roster.
@@ -239,16 +245,13 @@ impl Fleet {
         Some((charge, Usd(cost)))
     }
 
-    /// Learns how long an attempt took that ended well.
+    /// Learns how long an attempt took that ended well. Call before its charge is released: that
+    /// makes the news seen.
     pub fn succeeded(&mut self, instance: InstanceId, took: Duration) {
         let Some(found) = self.get_mut(instance) else { return };
         found.failures = 0;
-        found.latency = if found.latency.is_zero() {
-            took
-        } else {
-            found.latency.mul_f64(0.9) + took.mul_f64(0.1)
-        };
-        self.refresh(instance);
+        found.latency =
+            if found.latency.is_zero() { took } else { found.latency * 9 / 10 + took / 10 };
     }
 
     // ---- life

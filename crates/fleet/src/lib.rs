@@ -32,6 +32,7 @@ mod fleet;
 mod instance;
 mod ledger;
 mod roster;
+mod tournament;
 mod window;
 
 pub use config::{FleetConfig, WindowLimit};

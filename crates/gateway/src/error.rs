@@ -166,7 +166,10 @@ impl Refusal {
 
     /// Returns the event that tells the reader of a stream that it broke.
     pub(crate) fn event(kind: FailureKind) -> bytes::Bytes {
-        let body = Self::failed(kind).error.to_json();
+        let failed = Self::failed(kind);
+        let message =
+            format!("the answer broke off ({}): what came so far is incomplete", kind.name());
+        let body = ApiError { message, ..*failed.error }.to_json();
         // The blank line ends an event that was cut in the middle.
         [&b"\n\ndata: "[..], &body, b"\n\n"].concat().into()
     }

@@ -53,15 +53,13 @@ impl Inference {
     /// Answers a request that is scheduled.
     pub(crate) async fn answer(&self, endpoint: Endpoint, request: Request<Incoming>) -> Answer {
         let (head, body) = request.into_parts();
-        let intent = match Intent::read(&head.headers, &self.labels) {
-            Ok(intent) => intent,
-            Err(refusal) => return refusal.into(),
+        let label = self.labels.of(&head.headers);
+        let intent = Intent::read(&head.headers, Arc::clone(&label));
+        let answer = match intent {
+            Ok(intent) => self.run(endpoint, head.headers, body, intent).await,
+            Err(refusal) => Err(refusal),
         };
-        let label = Arc::clone(&intent.label);
-        let mut answer = match self.run(endpoint, head.headers, body, intent).await {
-            Ok(answer) => answer,
-            Err(refusal) => refusal.into(),
-        };
+        let mut answer = answer.unwrap_or_else(Answer::from);
         if let Ok(value) = HeaderValue::from_str(&label) {
             answer.headers_mut().insert(REQUEST_ID, value);
         }

@@ -30,11 +30,11 @@ const SESSION: [&str; 3] = ["x-session-affinity", "x-session-id", "x-correlation
 const LONGEST_LABEL: usize = 256;
 
 impl Intent {
-    /// Reads the headers of a request.
+    /// Reads the headers of the request called `label`.
     ///
     /// # Errors
     /// A refusal that names the header, its value and what is accepted.
-    pub(crate) fn read(headers: &HeaderMap, labels: &Labels) -> Result<Self, Refusal> {
+    pub(crate) fn read(headers: &HeaderMap, label: Arc<str>) -> Result<Self, Refusal> {
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
         let priority = match text("x-request-priority") {
             None => RequestPriority::Normal,
@@ -42,10 +42,6 @@ impl Intent {
                 let accepted = "critical, high, normal, low or background";
                 Refusal::header("X-Request-Priority", value, accepted)
             })?,
-        };
-        let label = match text(REQUEST_ID).filter(|label| !label.is_empty()) {
-            Some(label) => label.chars().take(LONGEST_LABEL).collect::<String>().into(),
-            None => labels.next(),
         };
         Ok(Self {
             label,
@@ -94,7 +90,17 @@ impl Labels {
         Self { run, next: AtomicU64::new(0) }
     }
 
-    fn next(&self) -> Arc<str> {
+    /// Returns the name of a request: its client's, else a new one.
+    pub(crate) fn of(&self, headers: &HeaderMap) -> Arc<str> {
+        let given = headers.get(REQUEST_ID).and_then(|value| value.to_str().ok());
+        match given.filter(|label| !label.is_empty()) {
+            Some(label) => label.chars().take(LONGEST_LABEL).collect::<String>().into(),
+            None => self.next(),
+        }
+    }
+
+    /// Returns a name that no other request of this process gets.
+    pub(crate) fn next(&self) -> Arc<str> {
         let n = self.next.fetch_add(1, Ordering::Relaxed);
         format!("{:016x}", self.run.wrapping_add(n.wrapping_mul(0x9E37_79B9_7F4A_7C15))).into()
     }
@@ -108,7 +114,8 @@ mod tests {
     fn read(headers: &[(&'static str, &'static str)]) -> Result<Intent, Refusal> {
         let pair =
             |&(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value));
-        Intent::read(&headers.iter().map(pair).collect(), &Labels::new())
+        let headers = headers.iter().map(pair).collect();
+        Intent::read(&headers, Labels::new().of(&headers))
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{Method, Request};
+use http::{HeaderValue, Method, Request};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use sagellm_types::RequestType;
@@ -13,6 +13,7 @@ use crate::admin::{self, Guard};
 use crate::answer::Answer;
 use crate::error::Refusal;
 use crate::inference::{Endpoint, Inference};
+use crate::intent::REQUEST_ID;
 use crate::pages;
 
 /// The paths that engines answer and that are scheduled.
@@ -48,7 +49,16 @@ pub(crate) struct Routes {
 impl Routes {
     /// Answers a request.
     pub(crate) async fn answer(self, request: Request<Incoming>) -> Result<Answer, Infallible> {
-        Ok(self.route(request).await.unwrap_or_else(Answer::from))
+        let given = request.headers().get(REQUEST_ID).cloned();
+        let mut answer = self.route(request).await.unwrap_or_else(Answer::from);
+        // Pages and refusals have a name too: clients show it where something went wrong.
+        if !answer.headers().contains_key(REQUEST_ID) {
+            let made = || HeaderValue::from_str(&self.inference.labels.next()).ok();
+            if let Some(name) = given.or_else(made) {
+                answer.headers_mut().insert(REQUEST_ID, name);
+            }
+        }
+        Ok(answer)
     }
 
     async fn route(&self, request: Request<Incoming>) -> Result<Answer, Refusal> {

@@ -262,6 +262,7 @@ async fn pages_answer_get_and_head() {
     for path in ["/health", "/ready", "/version", "/v1/models", "/metrics", "/v1/models/tiny"] {
         let get = fleet.get(path).await;
         assert_eq!(get.status(), StatusCode::OK, "{path}");
+        assert!(get.headers().contains_key("x-request-id"), "{path}");
         let head = fleet.client.request(Method::HEAD, format!("{}{path}", fleet.base)).send().await;
         let head = head.expect("an answer");
         assert_eq!(head.status(), StatusCode::OK, "{path}");

@@ -150,10 +150,7 @@ async fn an_engines_error_is_its_callers() {
     let (manager, engine) = manager().await;
     engine.fails.store(1, Ordering::SeqCst);
     let failed = manager.process_request(request("r")).await;
-    assert_eq!(
-        failed,
-        Err(ManagerError::Engine { status: 500, body: "{\"error\":{}}".into() })
-    );
+    assert_eq!(failed, Err(ManagerError::Engine { status: 500, body: "{\"error\":{}}".into() }));
     assert_eq!(manager.metrics().failed_requests, 1);
 }
 

@@ -2,7 +2,7 @@
 //!
 //! | pressure | strategy | why |
 //! |---|---|---|
-//! | room everywhere, nothing waits | `cost_optimized` | everything is on time: save money |
+//! | room everywhere, nothing waits, nothing late | `cost_optimized` | all is on time: save money |
 //! | requests wait, most will be on time | `slo_aware` | order decides who is on time |
 //! | more is late than on time | `priority` | not everybody can be served: serve who matters |
 //!
@@ -27,6 +27,8 @@ pub struct AdaptiveConfig {
     pub dwell_ms: u64,
     /// Below this share of reserved slots, with nothing waiting, the fleet is calm.
     pub calm_fill: f64,
+    /// Above this share of recently missed objectives the fleet is not calm, however empty.
+    pub calm_missed: f64,
     /// Above this share of late requests, or of missed objectives, the fleet is overloaded.
     pub overload_late: f64,
     /// How far a signal must come back across its boundary before the choice is left.
@@ -46,6 +48,7 @@ impl Default for AdaptiveConfig {
         Self {
             dwell_ms: 5_000,
             calm_fill: 0.6,
+            calm_missed: 0.02,
             overload_late: 0.5,
             hysteresis: 0.15,
             smoothing_ms: 3_000,
@@ -83,6 +86,7 @@ pub struct Adaptive {
 struct Signals {
     fill: f64,
     late: f64,
+    missed: f64,
     queued: f64,
 }
 
@@ -132,11 +136,13 @@ impl Adaptive {
         self.mode = wanted;
         self.since = now;
         self.revision += 1;
-        let Signals { fill, late, queued } = self.smooth;
+        let Signals { fill, late, missed, queued } = self.smooth;
         self.switch = Some(Switch {
             from,
             to: self.active().name(),
-            reason: format!("window fill {fill:.2}, late {late:.2}, waiting {queued:.1}"),
+            reason: format!(
+                "window fill {fill:.2}, late {late:.2}, missed {missed:.2}, waiting {queued:.1}"
+            ),
             pressure: *pressure,
         });
     }
@@ -146,6 +152,7 @@ impl Adaptive {
         let missed = pressure.attainment.map_or(0.0, |met| 1.0 - met.0);
         let seen = Signals {
             fill: pressure.window_fill.0,
+            missed,
             late: if pressure.waiting > 0 { pressure.late_share.0.max(missed) } else { 0.0 },
             queued: f64::from(pressure.waiting),
         };
@@ -158,19 +165,20 @@ impl Adaptive {
         let mix = |old: &mut f64, new: f64| *old += weight * (new - *old);
         mix(&mut self.smooth.fill, seen.fill);
         mix(&mut self.smooth.late, seen.late);
+        mix(&mut self.smooth.missed, seen.missed);
         mix(&mut self.smooth.queued, seen.queued);
     }
 
     /// Returns the mode that the signals ask for; the present one has the benefit of the doubt.
     fn wanted(&self) -> Mode {
-        let AdaptiveConfig { calm_fill, overload_late, hysteresis, .. } = self.config;
-        let Signals { fill, late, queued } = self.smooth;
+        let AdaptiveConfig { calm_fill, calm_missed, overload_late, hysteresis, .. } = self.config;
+        let Signals { fill, late, missed, queued } = self.smooth;
         let overload = overload_late - if self.mode == Mode::Overloaded { hysteresis } else { 0.0 };
         let calm = calm_fill + if self.mode == Mode::Calm { hysteresis } else { 0.0 };
         // Less than half a waiting request on average is nobody waiting.
         if late > overload && queued >= 0.5 {
             Mode::Overloaded
-        } else if fill < calm && queued < 0.5 {
+        } else if fill < calm && queued < 0.5 && missed <= calm_missed {
             Mode::Calm
         } else {
             Mode::Loaded

@@ -2,12 +2,13 @@
 //!
 //! Order: by the latest start that keeps the promise; a request without one gives way for a while,
 //! so that those with a promise can keep it on cheap instances. Place: among the instances that
-//! are predicted (at the upper end of the error) to meet the objectives and the request's budget,
-//! those whose cost is within `slack` of the cheapest; the router picks among them.
+//! are predicted to meet the objectives (with twice the known error to spare, since what is saved
+//! is small beside a broken promise) and the request's budget, those whose cost is within `slack`
+//! of the cheapest; the router picks among them.
 
 use std::time::Duration;
 
-use sagellm_types::{CandidateSet, Request, Timestamp};
+use sagellm_types::{CandidateSet, Estimate, Request, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::slo_aware::meets;
@@ -60,8 +61,16 @@ impl SchedulingStrategy for CostOptimized {
         candidates: &mut CandidateSet<'_>,
         now: Timestamp,
     ) -> Narrowing {
-        if candidates.iter().any(|c| meets(request, &c.estimate(), now)) {
-            candidates.retain(|c| meets(request, &c.estimate(), now));
+        let keeps = |estimate: Estimate| {
+            meets(request, &Estimate { spread: 2.0 * estimate.spread, ..estimate }, now)
+        };
+        if candidates.iter().any(|c| keeps(c.estimate())) {
+            candidates.retain(|c| keeps(c.estimate()));
+        } else if request.objectives.any() {
+            // Nobody is safe: what is fastest is what is left, and saving comes later.
+            let best = candidates.iter().map(|c| c.estimate().ttft).min().unwrap_or_default();
+            candidates.retain(|c| c.estimate().ttft <= best.mul_f64(1.0 + self.slack));
+            return Narrowing::Offer;
         }
         if let Some(budget) = request.cost_budget
             && candidates.iter().any(|c| c.estimate().cost <= budget)

@@ -8,9 +8,10 @@
 //!
 //! With `refuse_hopeless`, a request that would be late is refused at once and told when to come
 //! back: refused clients form a virtual queue, each with a booking, and one that returns when it
-//! was told to is let in before those that never waited. Limit: a returning client is recognised
-//! by its user, prompt and size; one that comes back as somebody else is new.
+//! was told to is let in before those that never waited, unless nobody waits. Limit: a returning
+//! client is recognised by its user, prompt and size; one that comes back as somebody else is new.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use indexmap::IndexMap;
@@ -113,32 +114,54 @@ impl SchedulingStrategy for SloAware {
 /// Returns whether `request`, dispatched at `now`, is predicted to meet all that it asks for; the
 /// upper end of the error decides.
 pub(crate) fn meets(request: &Request, estimate: &Estimate, now: Timestamp) -> bool {
-    let o = &request.objectives;
-    let waited = now.since(request.arrival);
-    o.ttft.is_none_or(|limit| waited + estimate.upper(estimate.ttft) <= limit)
-        && o.tpot.is_none_or(|limit| estimate.upper(estimate.tpot) <= limit)
+    // In seconds: this is asked of every candidate, and a `Duration` times a float is slow.
+    let within = |limit: Duration, took: f64| took <= limit.as_secs_f64();
+    let (o, upper) = (&request.objectives, 1.0 + estimate.spread.clamp(0.0, 10.0));
+    let (ttft, tpot) = (estimate.ttft.as_secs_f64(), estimate.tpot.as_secs_f64());
+    let waited = now.since(request.arrival).as_secs_f64();
+    o.ttft.is_none_or(|limit| within(limit, waited + ttft * upper))
+        && o.tpot.is_none_or(|limit| within(limit, tpot * upper))
         && o.e2e.is_none_or(|limit| {
-            waited + estimate.upper(estimate.service(request.forecast.output)) <= limit
+            let gaps = request.forecast.output.as_f64() - 1.0;
+            within(limit, waited + (ttft + tpot * gaps.max(0.0)) * upper)
         })
 }
 
 /// The virtual queue of refused clients.
 ///
-/// Each refused request books the capacity that it will need, behind those refused before it. A
-/// request that never waited is on time only when no booking is ahead of it.
-#[derive(Clone, Debug, Default)]
+/// Each refused request books the capacity that it will need, behind those refused before it, as
+/// far as refused clients come back at all. One that never waited is let in only behind all
+/// bookings, or when nobody waits: capacity that nobody claims is not kept free.
+#[derive(Clone, Debug)]
 struct Bookings {
     due: IndexMap<u64, Timestamp, FxBuildHasher>,
+    /// The same in the order of their time, for those who do not come; may name claimed ones.
+    order: VecDeque<(Timestamp, u64)>,
     /// When the capacity booked so far will have been used.
     booked_until: Timestamp,
+    /// Share of refused clients that come back, of late.
+    shows: f64,
+}
+
+impl Default for Bookings {
+    fn default() -> Self {
+        Self {
+            due: IndexMap::default(),
+            order: VecDeque::new(),
+            booked_until: Timestamp::ZERO,
+            shows: 1.0,
+        }
+    }
 }
 
 /// A client may come this much later than it was told to and still find its booking.
 const GRACE: Duration = Duration::from_secs(10);
 /// A client may come this much earlier: Retry-After is sent in whole seconds, and clocks differ.
 const EARLY: Duration = Duration::from_millis(1_500);
-/// More bookings than this mean that most clients do not come back.
+/// Bookings beyond this are told their time and not kept.
 const MOST_BOOKINGS: usize = 65_536;
+/// How fast the share of clients that come back is learnt.
+const SHOW_RATE: f64 = 1.0 / 64.0;
 
 impl Bookings {
     /// Returns when `request` would be on time: `now` if it is its turn, else when to come back.
@@ -149,36 +172,54 @@ impl Bookings {
         slack: Duration,
         now: Timestamp,
     ) -> Timestamp {
+        self.give_up(now);
         let key = fingerprint(request);
         let ready = now + pressure.wait.saturating_sub(slack);
         if let Some(&due) = self.due.get(&key) {
-            if now + EARLY >= due && now <= due + GRACE {
-                if ready <= now {
-                    self.due.swap_remove(&key);
-                    return now;
-                }
-                // It came when told, and the prediction was wrong: it keeps its place at the head.
-                self.due.insert(key, ready);
-                return ready;
-            }
-            if now < due {
+            if now + EARLY < due {
                 return due;
             }
             self.due.swap_remove(&key);
+            if ready <= now {
+                self.learn(1.0);
+                return now;
+            }
+            // It came when told, and the prediction was wrong: it keeps its place at the head.
+            self.book(key, ready);
+            return ready;
         }
-        let turn = ready.max(self.booked_until);
-        if turn <= now {
+        if pressure.wait.is_zero() {
             return now;
         }
-        let share = request.forecast.service / pressure.slots.max(1);
-        self.booked_until = turn + share;
-        if self.due.len() >= MOST_BOOKINGS {
-            self.due.retain(|_, due| now <= *due + GRACE);
-        }
-        if self.due.len() < MOST_BOOKINGS {
-            self.due.insert(key, turn);
+        let turn = ready.max(self.booked_until);
+        if turn > now {
+            let share = request.forecast.service / pressure.slots.max(1);
+            self.booked_until = turn + share.mul_f64(self.shows);
+            self.book(key, turn);
         }
         turn
+    }
+
+    fn book(&mut self, key: u64, due: Timestamp) {
+        if self.due.len() < MOST_BOOKINGS {
+            self.due.insert(key, due);
+            self.order.push_back((due, key));
+        }
+    }
+
+    /// Forgets the bookings whose clients have not come.
+    fn give_up(&mut self, now: Timestamp) {
+        while let Some(&(due, key)) = self.order.front().filter(|(due, _)| *due + GRACE < now) {
+            self.order.pop_front();
+            if self.due.get(&key) == Some(&due) {
+                self.due.swap_remove(&key);
+                self.learn(0.0);
+            }
+        }
+    }
+
+    fn learn(&mut self, came: f64) {
+        self.shows += SHOW_RATE * (came - self.shows);
     }
 }
 

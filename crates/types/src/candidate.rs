@@ -321,7 +321,12 @@ mod tests {
     fn candidates(n: u32) -> Vec<Candidate> {
         let load = Load { window: 4, capacity: Tokens(1000), ..Load::default() };
         (0..n)
-            .map(|i| Candidate { id: InstanceId::new(i, 0), key: u64::from(i), load, cached_prefix: Tokens::ZERO })
+            .map(|i| Candidate {
+                id: InstanceId::new(i, 0),
+                key: u64::from(i),
+                load,
+                cached_prefix: Tokens::ZERO,
+            })
             .collect()
     }
 

@@ -7,8 +7,20 @@ use crate::markdown::prose;
 use crate::workspace::Workspace;
 
 /// The documents that must be there. Each is added here with the commit that writes it.
-const REQUIRED: &[&str] =
-    &["README.md", "CONTRIBUTING.md", "LICENSE", "docs/ARCHITECTURE.md", "docs/DEVELOPMENT.md"];
+const REQUIRED: &[&str] = &[
+    "README.md",
+    "CONTRIBUTING.md",
+    "LICENSE",
+    "docs/ARCHITECTURE.md",
+    "docs/CONFIGURATION.md",
+    "docs/CUSTOM_SCHEDULING.md",
+    "docs/DEPLOYMENT.md",
+    "docs/DEVELOPMENT.md",
+    "docs/FAULT_TOLERANCE.md",
+    "docs/INTEGRATION.md",
+    "docs/METRICS.md",
+    "docs/SEED.md",
+];
 
 /// Finds documents that are missing, and links that lead nowhere.
 pub(super) fn check(workspace: &Workspace) -> Vec<Finding> {

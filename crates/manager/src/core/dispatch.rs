@@ -21,6 +21,7 @@ pub(super) struct Scratch {
     estimates: EstimateCache,
     shown: Vec<Candidate>,
     favourites: Vec<InstanceId>,
+    least: Vec<usize>,
     followers: Vec<RequestId>,
     contenders: Vec<PoolId>,
     rng: Rng,
@@ -32,6 +33,7 @@ impl Scratch {
             estimates: EstimateCache::default(),
             shown: Vec::new(),
             favourites: Vec::new(),
+            least: Vec::new(),
             followers: Vec::new(),
             contenders: Vec::new(),
             rng: seed.stream("candidates"),
@@ -219,35 +221,37 @@ impl ControlPlane {
     /// Places a waiting request if an instance takes it.
     fn try_place(&mut self, id: RequestId, now: Timestamp) -> Tried {
         let Some(live) = self.requests.get(id) else { return Tried::Unfit };
-        let (request, pool) = (live.request, live.pool);
+        let (request, pool) = (&live.request, live.pool);
         let need = request.forecast.total();
         let roster = self.pools.roster(pool);
         let avoided = self.avoided(live);
         let open = self.fleet.open(roster);
-        let Scratch { shown, favourites, rng, estimates, .. } = &mut self.scratch;
+        let Scratch { shown, favourites, least, rng, estimates, .. } = &mut self.scratch;
         let shown = if open.len() <= MAX_CANDIDATES {
             open
         } else {
             favourites.clear();
             favourites.extend(request.preferred);
-            self.router.favourites(&request, open, favourites);
-            show(open, favourites, rng, shown);
+            self.router.favourites(request, open, favourites);
+            least.clear();
+            self.fleet.least_loaded(roster, LEAST_LOADED, least);
+            show(open, favourites, least, rng, shown);
             &*shown
         };
         let fits = |c: &Candidate| c.load.fits(need) && !avoided.contains(&c.id);
-        let mut set = CandidateSet::new(shown, &request, now, &self.predictor, estimates, fits);
+        let mut set = CandidateSet::new(shown, request, now, &self.predictor, estimates, fits);
         let fitting = set.len();
         if fitting == 0 {
             return Tried::Unfit;
         }
         if request.preferred.is_some_and(|wanted| set.iter().any(|c| c.id == wanted)) {
             set.retain(|c| Some(c.id) == request.preferred);
-        } else if let Narrowing::WaitUntil(at) = self.strategy.narrow(&request, &mut set, now) {
+        } else if let Narrowing::WaitUntil(at) = self.strategy.narrow(request, &mut set, now) {
             self.timers.set(at.max(now + Duration::from_millis(1)), Timer::Wake(pool));
             return Tried::Waits;
         }
         let Some(candidates) = set.offer() else { return Tried::Waits };
-        let picked = self.router.pick(&request, candidates, now);
+        let picked = self.router.pick(request, candidates, now);
         let choice = candidates.find(picked).unwrap_or_else(|| candidates.get(0));
         let (instance, load) = (choice.id, choice.load);
         let estimate = choice.known_estimate();
@@ -338,19 +342,34 @@ impl ControlPlane {
     }
 }
 
-/// Fills `shown` with the router's favourites and a run of the others that begins anywhere.
-fn show(open: &[Candidate], favourites: &[InstanceId], rng: &mut Rng, shown: &mut Vec<Candidate>) {
+/// Of too many instances, so many of the least loaded are shown.
+const LEAST_LOADED: usize = 32;
+
+/// Fills `shown` with the router's favourites, the least loaded, and a run of the others that
+/// begins anywhere.
+fn show(
+    open: &[Candidate],
+    favourites: &[InstanceId],
+    least: &[usize],
+    rng: &mut Rng,
+    shown: &mut Vec<Candidate>,
+) {
     shown.clear();
     let wanted = favourites.iter().take(MAX_CANDIDATES / 2);
     shown.extend(wanted.filter_map(|&id| open.iter().find(|c| c.id == id).copied()));
-    let own = shown.len();
+    let add = |candidate: &Candidate, chosen: usize, shown: &mut Vec<Candidate>| {
+        if !shown[..chosen].iter().any(|c| c.id == candidate.id) {
+            shown.push(*candidate);
+        }
+    };
+    let favoured = shown.len();
+    least.iter().for_each(|&place| add(&open[place], favoured, shown));
+    let chosen = shown.len();
     let start = rng.below(open.len());
     for candidate in open[start..].iter().chain(&open[..start]) {
         if shown.len() == MAX_CANDIDATES {
             break;
         }
-        if !shown[..own].iter().any(|c| c.id == candidate.id) {
-            shown.push(*candidate);
-        }
+        add(candidate, chosen, shown);
     }
 }

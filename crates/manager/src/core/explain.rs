@@ -137,18 +137,28 @@ impl Explanations {
 
 /// Fills `out` with the best of those that lost. O(candidates).
 pub(super) fn best_others(set: &CandidateSet<'_>, winner: InstanceId, out: &mut Vec<Considered>) {
-    let key = |c: &Considered| c.estimate.map_or(c.load, |e| e.ttft.as_secs_f64());
-    for choice in set.iter().filter(|choice| choice.id != winner) {
-        let considered = Considered {
+    let mut best = [(f64::INFINITY, 0); OTHERS];
+    let Some(choices) = set.offer() else { return };
+    for (place, choice) in choices.iter().enumerate() {
+        let key = match choice.known_estimate() {
+            Some(estimate) => estimate.ttft.as_secs_f64(),
+            None => choice.load.fraction(),
+        };
+        if key < best[OTHERS - 1].0 && choice.id != winner {
+            let mut at = OTHERS - 1;
+            while at > 0 && key < best[at - 1].0 {
+                best[at] = best[at - 1];
+                at -= 1;
+            }
+            best[at] = (key, place);
+        }
+    }
+    out.extend(best.iter().take_while(|(key, _)| key.is_finite()).map(|&(_, place)| {
+        let choice = choices.get(place);
+        Considered {
             instance: choice.id,
             load: choice.load.fraction(),
             estimate: choice.known_estimate(),
-        };
-        if out.len() == OTHERS && key(&considered) >= key(&out[OTHERS - 1]) {
-            continue;
         }
-        let place = out.partition_point(|other| key(other) <= key(&considered));
-        out.truncate(OTHERS - 1);
-        out.insert(place, considered);
-    }
+    }));
 }

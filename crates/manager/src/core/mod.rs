@@ -48,6 +48,9 @@ use timers::{Timer, Timers};
 /// that was given up is released after this. vLLM takes 60 to 100 ms.
 const LINGER: Duration = Duration::from_millis(100);
 
+/// A full queue is not worth trying again before this, whatever is predicted.
+const SOON: Duration = Duration::from_secs(1);
+
 /// The control plane: decides for every request when and where it runs.
 ///
 /// No async, no clock, no channel, no lock and no ambient randomness inside.
@@ -299,7 +302,7 @@ impl ControlPlane {
         };
         let pressure = self.gauge.seen_from(&self.queue, pool);
         if self.queue.len() >= self.config.queue.max_waiting {
-            return refuse(RefuseReason::QueueFull, Some(pressure.wait));
+            return refuse(RefuseReason::QueueFull, Some(pressure.wait.max(SOON)));
         }
         match self.strategy.admit(request, &pressure, now) {
             Admission::Admit => Ok(pool),
@@ -371,9 +374,8 @@ impl ControlPlane {
     ) {
         let Some(running) = self.attempt(attempt).copied() else { return self.stale(now) };
         let live = self.requests.remove(attempt.request).expect("an attempt's request is live");
-        self.fleet.correct(running.charge, &usage);
-        let cost = live.cost + self.fleet.release(running.charge, now).map_or(Usd(0.0), |r| r.1);
         self.fleet.succeeded(running.instance, now.since(running.dispatched));
+        let cost = live.cost + self.fleet.release(running.charge, now).map_or(Usd(0.0), |r| r.1);
         if let Some(gaps) = &gaps {
             self.monitor.gaps(gaps, now);
         }

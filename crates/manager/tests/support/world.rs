@@ -9,8 +9,8 @@ use sagellm_manager::{Command, Config, ControlPlane, NewRequest};
 use sagellm_perf::{LinearCost, PromptSize};
 use sagellm_strategies::SchedulingStrategy;
 use sagellm_types::{
-    Attempt, Ending, ExecutionInstance, FailureKind, InstanceId, Ratio, RequestId, Timestamp,
-    Tokens, Usage,
+    Attempt, Ending, ExecutionInstance, FailureKind, InstanceId, Ratio, RequestId, Rng, Seed,
+    Timestamp, Tokens, Usage,
 };
 
 use super::Watched;
@@ -83,8 +83,8 @@ pub(crate) struct World {
     pub(crate) now: Timestamp,
     /// How long an engine takes to answer a probe.
     pub(crate) probe_delay: Duration,
-    /// Whether refused clients come back when they were told to.
-    pub(crate) clients_return: bool,
+    /// Share of refused clients that come back when they were told to.
+    pub(crate) clients_return: f64,
     /// The later self of each client that came back.
     pub(crate) returned: BTreeMap<RequestId, RequestId>,
     hosts: BTreeMap<InstanceId, Host>,
@@ -93,6 +93,7 @@ pub(crate) struct World {
     /// Entries of the agenda beside answers to probes, which never end.
     planned: usize,
     sequences: u64,
+    chance: Rng,
 }
 
 /// A probe that is not answered is given up after this.
@@ -114,7 +115,8 @@ impl World {
             watched: Watched::new(core),
             now: Timestamp::ZERO,
             probe_delay: Duration::from_millis(2),
-            clients_return: false,
+            clients_return: 0.0,
+            chance: Seed(0).stream("clients"),
             returned: BTreeMap::new(),
             hosts: BTreeMap::new(),
             asks: BTreeMap::new(),
@@ -386,7 +388,7 @@ impl World {
 
     fn come_back(&mut self, request: RequestId, ending: Ending) {
         let Ending::Refused { retry_after: Some(after), .. } = ending else { return };
-        if self.clients_return {
+        if self.chance.unit() < self.clients_return {
             let ask = self.asks[&request].clone();
             // Retry-After is sent in whole seconds.
             let after = Duration::from_secs(after.as_secs_f64().ceil() as u64);

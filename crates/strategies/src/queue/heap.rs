@@ -77,9 +77,9 @@ impl<K: Copy + Ord> IndexedHeap<K> {
         places.0[slot as usize] = NOWHERE;
         if place < self.nodes.len() {
             if self.nodes[place].0 < key {
-                self.rise(place, places)
+                self.rise(place, places);
             } else {
-                self.sink(place, places)
+                self.sink(place, places);
             }
         }
         key

@@ -67,7 +67,8 @@ impl Lane {
 
 #[derive(Clone, Debug, Default)]
 struct Pool {
-    level_weight: u64,
+    /// What a level of priority is worth; without fairness there is one lane and no order of lanes.
+    level_weight: Option<u64>,
     lanes: Vec<Lane>,
     free: Vec<u32>,
     by_user: IndexMap<Option<UserId>, u32, FxBuildHasher>,
@@ -106,7 +107,7 @@ impl Queue {
 
     /// Adds an empty pool.
     pub fn add_pool(&mut self) -> PoolId {
-        let level_weight = self.fairness.as_ref().map_or(0, |fairness| fairness.level_weight);
+        let level_weight = self.fairness.as_ref().map(|fairness| fairness.level_weight);
         self.pools.push(Pool { level_weight, ..Pool::default() });
         PoolId(self.pools.len() as u32 - 1)
     }
@@ -206,7 +207,7 @@ impl Queue {
         mut ask: impl FnMut(RequestId) -> Urgency,
     ) -> Option<Head> {
         let home = &mut self.pools[pool.0 as usize];
-        let (_, lane) = home.order.peek()?;
+        let lane = home.first_lane()?;
         let requests = &mut home.lanes[lane as usize].requests;
         loop {
             let ((rank, sequence), slot) = requests.peek().expect("a lane in order is not empty");
@@ -226,7 +227,10 @@ impl Queue {
     pub fn followers(&self, pool: PoolId, count: usize, out: &mut Vec<RequestId>) {
         let home = &self.pools[pool.0 as usize];
         let (mut lanes, mut slots) = (Vec::new(), Vec::new());
-        home.order.least(count + 1, &mut lanes);
+        match home.level_weight {
+            Some(_) => home.order.least(count + 1, &mut lanes),
+            None => lanes.extend(home.first_lane()),
+        }
         for &lane in lanes.iter().skip(1) {
             slots.extend(home.lanes[lane as usize].requests.peek().map(|(_, slot)| slot));
         }
@@ -295,8 +299,19 @@ impl Queue {
 }
 
 impl Pool {
+    /// Returns the lane whose head goes next.
+    fn first_lane(&self) -> Option<u32> {
+        match self.level_weight {
+            Some(_) => self.order.peek().map(|(_, lane)| lane),
+            None => (self.len > 0).then_some(0),
+        }
+    }
+
     /// Returns the lane of `user`, a new one if it has none.
     fn lane_of(&mut self, user: Option<UserId>) -> u32 {
+        if self.level_weight.is_none() && !self.lanes.is_empty() {
+            return 0;
+        }
         if let Some(&lane) = self.by_user.get(&user) {
             return lane;
         }
@@ -318,8 +333,9 @@ impl Pool {
 
     /// Puts `lane` where it belongs after its requests or its counter have changed.
     fn reorder(&mut self, lane: u32) {
+        let Some(level_weight) = self.level_weight else { return };
         let changed = &self.lanes[lane as usize];
-        let turn = changed.turn(lane, self.level_weight);
+        let turn = changed.turn(lane, level_weight);
         let (user, counter) = (changed.user, changed.counter);
         match (changed.requests.is_empty(), self.order_places.contains(lane)) {
             (false, true) => {

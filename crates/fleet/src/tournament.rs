@@ -1,0 +1,97 @@
+//! A tournament tree: the least of many keys, and the few next to it, while keys change.
+//!
+//! Each inner node repeats the lesser of its two children, so a change costs the height of the
+//! tree and the least is at the root (Knuth, TAOCP vol. 3, 5.4.1).
+
+/// A key that loses against every other: nobody plays at this place.
+const ABSENT: f32 = f32::INFINITY;
+
+/// The least keys among places `0..n`.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tournament {
+    /// Node 1 is the root, the children of `i` are `2i` and `2i + 1`, leaves begin at `width`.
+    nodes: Vec<f32>,
+    width: usize,
+}
+
+impl Tournament {
+    /// Gives a place a key, or takes its key away. O(log n).
+    pub(crate) fn set(&mut self, place: usize, key: Option<f32>) {
+        if place >= self.width {
+            self.grow(place + 1);
+        }
+        let mut node = self.width + place;
+        self.nodes[node] = key.unwrap_or(ABSENT);
+        while node > 1 {
+            node /= 2;
+            let least = self.nodes[2 * node].min(self.nodes[2 * node + 1]);
+            if self.nodes[node] == least {
+                break;
+            }
+            self.nodes[node] = least;
+        }
+    }
+
+    /// Appends the `count` places with the least keys to `out`, in their order. O(count × (count +
+    /// log n)), for small counts.
+    pub(crate) fn least(&self, count: usize, out: &mut Vec<usize>) {
+        let mut frontier = Vec::with_capacity(count + 1);
+        frontier.extend((self.width > 0).then_some(1));
+        let wanted = out.len() + count;
+        while out.len() < wanted {
+            let best = frontier.iter().enumerate().min_by(|a: &(usize, &usize), b| {
+                self.nodes[*a.1].total_cmp(&self.nodes[*b.1]).then(a.1.cmp(b.1))
+            });
+            let Some((at, &node)) = best else { return };
+            if self.nodes[node] == ABSENT {
+                return;
+            }
+            frontier.swap_remove(at);
+            if node >= self.width {
+                out.push(node - self.width);
+            } else {
+                frontier.extend([2 * node, 2 * node + 1]);
+            }
+        }
+    }
+
+    fn grow(&mut self, places: usize) {
+        let leaves: Vec<f32> = self.nodes.get(self.width..).unwrap_or_default().to_vec();
+        self.width = places.next_power_of_two();
+        self.nodes = vec![ABSENT; 2 * self.width];
+        self.nodes[self.width..self.width + leaves.len()].copy_from_slice(&leaves);
+        for node in (1..self.width).rev() {
+            self.nodes[node] = self.nodes[2 * node].min(self.nodes[2 * node + 1]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn it_agrees_with_sorting(
+            changes in proptest::collection::vec((0..200_usize, proptest::option::of(0..50_u8)), 1..400),
+            count in 0..20_usize,
+        ) {
+            let (mut tree, mut keys) = (Tournament::default(), vec![None; 200]);
+            for (place, key) in changes {
+                tree.set(place, key.map(f32::from));
+                keys[place] = key;
+            }
+            let mut least = Vec::new();
+            tree.least(count, &mut least);
+            let got: Vec<_> = least.iter().map(|&place| keys[place]).collect();
+            let mut sorted: Vec<_> = keys.iter().copied().filter(Option::is_some).collect();
+            sorted.sort_unstable();
+            sorted.truncate(count);
+            prop_assert_eq!(got, sorted);
+            least.sort_unstable();
+            least.dedup();
+            prop_assert_eq!(least.len(), count.min(keys.iter().flatten().count()));
+        }
+    }
+}
