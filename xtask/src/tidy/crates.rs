@@ -45,7 +45,7 @@ fn check_package(workspace: &Workspace, package: &Package) -> Vec<Finding> {
     let readme = format!("{}/README.md", package.folder);
     if workspace.text(&readme).is_none_or(|text| text.trim().is_empty()) {
         findings.push(Finding::new(
-            readme,
+            &readme,
             "the crate has no README",
             "write 5 to 15 lines: what it is, an example, how to use it alone",
         ));
@@ -58,7 +58,7 @@ fn check_package(workspace: &Workspace, package: &Package) -> Vec<Finding> {
             "has no crate doc at its top",
             "begin with `//!`: what the crate decides, what it never does, an example",
         ));
-    } else if !has_example(source, may_only_compile) {
+    } else if !has_example(&crate_doc(source, workspace.text(&readme)), may_only_compile) {
         findings.push(Finding::new(
             library,
             "the crate doc has no example that runs",
@@ -77,16 +77,27 @@ fn inherits_lints(manifest: &str) -> bool {
         .unwrap_or(false)
 }
 
-/// Whether the leading doc comment has a code block that rustdoc runs, or at least compiles.
-fn has_example(source: &str, may_only_compile: bool) -> bool {
+/// What rustdoc shows at the top of a crate: its leading doc comment, and its README if that is
+/// included there.
+fn crate_doc(source: &str, readme: Option<&str>) -> String {
+    let leading = source.lines().map_while(|line| line.strip_prefix("//!"));
+    let mut doc = leading.map(|line| line.trim()).collect::<Vec<_>>().join("\n");
+    if source.contains("#![doc = include_str!(\"../README.md\")]") {
+        doc.push('\n');
+        doc.push_str(readme.unwrap_or_default());
+    }
+    doc
+}
+
+/// Whether a crate doc has a code block that rustdoc runs, or at least compiles.
+fn has_example(doc: &str, may_only_compile: bool) -> bool {
     let runs = |tag: &str| {
         matches!(tag, "" | "rust" | "should_panic")
             || tag.starts_with("edition")
             || (may_only_compile && tag == "no_run")
     };
     let mut inside = false;
-    for line in source.lines().map_while(|line| line.strip_prefix("//!")) {
-        let Some(tags) = line.trim().strip_prefix("```") else { continue };
+    for tags in doc.lines().filter_map(|line| line.strip_prefix("```")) {
         if !inside && tags.split(',').all(|tag| runs(tag.trim())) {
             return true;
         }
@@ -139,16 +150,23 @@ mod tests {
     #[test]
     fn an_example_that_does_not_run_is_no_example() {
         for tags in ["ignore", "no_run", "text", "toml", "rust,no_run"] {
-            let source = format!("//! Routes.\n//! ```{tags}\n//! x\n//! ```\n");
-            assert!(!has_example(&source, false), "{tags}");
+            let doc = format!("Routes.\n```{tags}\nx\n```\n");
+            assert!(!has_example(&doc, false), "{tags}");
         }
-        assert!(has_example("//! ```no_run\n//! x\n//! ```\n", true));
-        assert!(has_example("//! ```text\n//! x\n//! ```\n//! ```rust\n//! x\n//! ```\n", false));
+        assert!(has_example("```no_run\nx\n```\n", true));
+        assert!(has_example("```text\nx\n```\n```rust\nx\n```\n", false));
     }
 
     #[test]
     fn an_example_below_the_crate_doc_does_not_count() {
-        assert!(!has_example("//! Routes.\n\n//! ```\n//! x\n//! ```\n", false));
+        let doc = crate_doc("//! Routes.\n\n//! ```\n//! x\n//! ```\n", Some("```\nx\n```"));
+        assert!(!has_example(&doc, false));
+    }
+
+    #[test]
+    fn an_example_in_an_included_readme_counts() {
+        let source = "//! Routes.\n//!\n#![doc = include_str!(\"../README.md\")]\n";
+        assert!(has_example(&crate_doc(source, Some("# R\n\n```rust\nx\n```\n")), false));
     }
 
     #[test]
