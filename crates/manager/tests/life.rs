@@ -54,6 +54,13 @@ impl Plane {
         self.add_spec(spec)
     }
 
+    /// Registers instances that are ready at once and take five requests each.
+    fn add_all(&mut self, names: &[&str]) {
+        for name in names {
+            self.add(name, 5);
+        }
+    }
+
     fn add_spec(&mut self, spec: ExecutionInstance) -> InstanceId {
         let (mut id, now) = (None, self.now);
         let commands = self.watched.act(now, |core| {
@@ -294,7 +301,7 @@ mod retries {
     #[test]
     fn the_second_failure_ends_it() {
         let mut plane = Plane::fifo();
-        ["a", "b", "c"].map(|name| plane.add(name, 5));
+        plane.add_all(&["a", "b", "c"]);
         let request = plane.submit(small());
         plane.fail(request, FailureKind::Reset);
         plane.fail(request, FailureKind::Unavailable);
@@ -304,7 +311,7 @@ mod retries {
     #[test]
     fn what_another_engine_would_repeat_is_not_tried_again() {
         let mut plane = Plane::fifo();
-        ["a", "b"].map(|name| plane.add(name, 5));
+        plane.add_all(&["a", "b"]);
         let request = plane.submit(small());
         plane.fail(request, FailureKind::Rejected);
         assert_eq!(plane.ending(request), Some(Ending::Failed(FailureKind::Rejected)));
@@ -313,7 +320,7 @@ mod retries {
     #[test]
     fn what_has_begun_is_not_tried_again() {
         let mut plane = Plane::fifo();
-        ["a", "b"].map(|name| plane.add(name, 5));
+        plane.add_all(&["a", "b"]);
         let streamed = plane.submit(small());
         plane.begin(streamed);
         plane.fail(streamed, FailureKind::Reset);
@@ -327,7 +334,7 @@ mod retries {
     #[test]
     fn nothing_is_tried_again_after_its_deadline() {
         let mut plane = Plane::fifo();
-        ["a", "b"].map(|name| plane.add(name, 5));
+        plane.add_all(&["a", "b"]);
         let request = plane.submit(due(small(), 500));
         plane.now = ms(501);
         plane.fail(request, FailureKind::Reset);
@@ -339,7 +346,7 @@ mod retries {
         let retry = RetryConfig { burst: 3, ..RetryConfig::default() };
         let mut plane =
             Plane::new(Config { retry, strategy: StrategyConfig::Fifo, ..Config::default() });
-        ["a", "b"].map(|name| plane.add(name, 5));
+        plane.add_all(&["a", "b"]);
         for _ in 0..200 {
             let request = plane.submit(small());
             plane.fail(request, FailureKind::Garbage);
@@ -358,7 +365,7 @@ mod retries {
         let retry = RetryConfig { burst: 0, budget: 0.0, ..RetryConfig::default() };
         let mut plane =
             Plane::new(Config { retry, strategy: StrategyConfig::Fifo, ..Config::default() });
-        ["a", "b"].map(|name| plane.add(name, 5));
+        plane.add_all(&["a", "b"]);
         let request = plane.submit(small());
         plane.fail(request, FailureKind::Connect);
         assert!(plane.at(request).is_some());

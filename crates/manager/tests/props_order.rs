@@ -6,7 +6,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use sagellm_manager::{Config, QueueConfig};
 use sagellm_strategies::queue::FairnessConfig;
-use sagellm_strategies::{PriorityConfig, StrategyConfig};
+use sagellm_strategies::{PriorityConfig, SloAwareConfig, StrategyConfig};
 use sagellm_types::{RequestPriority, Timestamp, UserId};
 use support::{Ask, Machine, World, ask, ms, quantile};
 
@@ -52,6 +52,7 @@ proptest! {
         // Who fits nowhere may be passed for `patience`; here nobody may.
         config.queue.backfill = 0;
         let mut world = World::new(&config);
+        world.watched.check_every = 16;
         world.add(Machine::new("a", 2, 4096));
         world.add(Machine::new("b", 1, 4096));
         for (at, level, prompt) in arrivals {
@@ -73,12 +74,13 @@ proptest! {
         let mut config = config("fifo");
         config.fairness = Some(FairnessConfig::default());
         let mut world = World::new(&config);
+        world.watched.check_every = 16;
         world.add(Machine::new("a", 4, 8192));
         world.add(Machine::new("b", 2, 8192));
         for (user, (prompt, output)) in sizes.iter().copied().enumerate() {
             // The last one was idle until `late`, while the others were served.
             let first = if user + 1 == sizes.len() { 100 + late } else { 100 };
-            for number in 0..60 {
+            for number in 0..30 {
                 let size = prompt + number * 7 % 50;
                 let mut ask = ask(size, output);
                 ask.new.user = Some(UserId(user as u64));
@@ -208,4 +210,57 @@ fn a_big_request_is_not_passed_for_ever_by_small_ones() {
     // Its patience, and the end of those that ran when it was up.
     assert!((2.0..5.0).contains(&waited), "{waited} s");
     assert_eq!(big_one_waits(1 << 40), None, "without a hold it would still wait");
+}
+
+/// Runs a flood of requests of one kind at twice what can be served, with one `other` after a
+/// second, and returns how long that one waits, in seconds.
+fn other_waits(config: &Config, flood: &Ask, other: Ask) -> Option<f64> {
+    let mut world = World::new(config);
+    world.watched.check_every = 20;
+    world.add(Machine::new("a", 4, 16_384));
+    for number in 0..2_000 {
+        world.arrive(ms(10 + number * 15), flood.clone());
+    }
+    world.run_until(ms(1_000));
+    let other = world.submit(other);
+    world.run_until(ms(30_000));
+    let record = &world.watched.book[&other];
+    Some(record.dispatched()?.since(record.submitted).as_secs_f64())
+}
+
+#[test]
+fn who_is_late_and_has_no_deadline_is_served_before_those_who_came_much_later() {
+    let waits = |late_horizon_ms| {
+        let mut config = config("fifo");
+        let slo = SloAwareConfig { late_horizon_ms, ..SloAwareConfig::default() };
+        config.strategy = StrategyConfig::SloAware(slo);
+        let mut flood = ask(100, 20);
+        flood.new.objectives.e2e = Some(Duration::from_secs(3));
+        let mut other = ask(100, 20);
+        // No instance is that fast: it is late from the beginning.
+        other.new.objectives.ttft = Some(Duration::from_millis(1));
+        other_waits(&config, &flood, other)
+    };
+    let waited = waits(8_000).expect("it is served while others go on coming");
+    assert!((1.0..12.0).contains(&waited), "{waited} s");
+    assert_eq!(waits(300_000), None, "until then those go first who can be on time");
+}
+
+#[test]
+fn a_user_with_urgent_requests_does_not_starve_another() {
+    let waits = |level_weight| {
+        let mut config = config("priority");
+        config.fairness = Some(FairnessConfig { level_weight, ..FairnessConfig::default() });
+        let urgent = |user, priority| {
+            let mut ask = ask(100, 20);
+            (ask.new.user, ask.new.priority) = (Some(UserId(user)), priority);
+            ask
+        };
+        let flood = urgent(1, RequestPriority::Critical);
+        other_waits(&config, &flood, urgent(2, RequestPriority::Background))
+    };
+    let waited = waits(5_000).expect("it is served while urgent ones go on coming");
+    // Four levels are worth 20,000 tokens, which is some 140 requests.
+    assert!((1.0..10.0).contains(&waited), "{waited} s");
+    assert_eq!(waits(1 << 40), None, "a level can be made worth more than anybody is served");
 }

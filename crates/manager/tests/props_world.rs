@@ -86,7 +86,7 @@ fn world(
             let request = world.submit(ask);
             if let Some(after) = cancel {
                 world.at(world.now + Duration::from_millis(after), move |world| {
-                    world.cancel(request)
+                    world.cancel(request);
                 });
             }
         });

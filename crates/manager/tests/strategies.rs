@@ -149,7 +149,8 @@ fn run(strategy: &StrategyConfig, missing: Answer) -> String {
         let gpu = if placed.instance == fast { "H100" } else { "L4" };
         events.push((placed.at, format!("{name}:{gpu}")));
     }
-    for (at, switch) in &world.watched.switches {
+    let last = world.watched.placed.last().expect("somebody is served").at;
+    for (at, switch) in world.watched.switches.iter().filter(|(at, _)| *at < last) {
         events.push((*at, format!("[{}]", switch.to)));
     }
     events.sort_by_key(|event| event.0);
@@ -225,6 +226,6 @@ fn adaptive_does_what_the_pressure_asks_for() {
         &[Answer::Urgency, Answer::Narrow],
         "a:H100 b:H100 c:L4 d:L4 h:H100 e:H100 [priority] f:L4 k:H100 i:H100 j:L4 l:H100
          m:H100 n:H100 h:L4 r:H100 w:H100 p:H100 u:H100 [slo_aware] v:H100 s:H100 t:H100
-         x:H100 o:H100 e:L4 q:H100 [cost_optimized]",
+         x:H100 o:H100 e:L4 q:H100",
     );
 }

@@ -30,6 +30,14 @@ impl Rank {
         Self(self.0 | BEHIND)
     }
 
+    pub(crate) const fn bits(self) -> u64 {
+        self.0
+    }
+
+    pub(crate) const fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
     /// Returns whether the rank stands behind everybody else.
     pub const fn is_behind(self) -> bool {
         self.0 & BEHIND != 0

@@ -189,6 +189,9 @@ impl ControlPlane {
     /// Gives up the waiting requests whose deadline has come: all of them, before what they held
     /// goes to others.
     pub(super) fn expire(&mut self, now: Timestamp) {
+        if !self.timers.any_expired(now) {
+            return;
+        }
         let mut freed = Vec::new();
         while let Some(request) = self.timers.expired(now) {
             freed.extend(self.expired(request, now));

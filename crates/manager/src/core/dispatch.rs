@@ -335,8 +335,7 @@ impl ControlPlane {
         let measured = self.pools.get_mut(pool);
         if let (Some(last), true) = (measured.last_dispatch, waits) {
             let gap = now.since(last);
-            measured.gap =
-                Some(measured.gap.map_or(gap, |mean| mean.mul_f64(0.95) + gap.mul_f64(0.05)));
+            measured.gap = Some(measured.gap.map_or(gap, |mean| (mean * 19 + gap) / 20));
         }
         measured.last_dispatch = waits.then_some(now);
     }

@@ -77,6 +77,11 @@ impl Timers {
         self.deadlines.clear(request.index() as u32);
     }
 
+    /// Returns whether a deadline has come.
+    pub(super) fn any_expired(&self, now: Timestamp) -> bool {
+        self.deadlines.next().is_some_and(|at| at <= now)
+    }
+
     /// Returns a request whose deadline has come, and withdraws it.
     pub(super) fn expired(&mut self, now: Timestamp) -> Option<RequestId> {
         self.deadlines.pop(now).map(|(slot, generation)| RequestId::new(slot, generation))

@@ -18,12 +18,10 @@ impl Places {
         self.0.get(slot as usize).is_some_and(|&place| place != NOWHERE)
     }
 
-    fn set(&mut self, slot: u32, place: usize) {
-        let slot = slot as usize;
-        if slot >= self.0.len() {
-            self.0.resize(slot + 1, NOWHERE);
+    fn make_room(&mut self, slot: u32) {
+        if slot as usize >= self.0.len() {
+            self.0.resize(slot as usize + 1, NOWHERE);
         }
-        self.0[slot] = place as u32;
     }
 }
 
@@ -58,6 +56,7 @@ impl<K: Copy + Ord> IndexedHeap<K> {
     /// Adds `slot`, which is in no heap. O(log n).
     pub fn push(&mut self, key: K, slot: u32, places: &mut Places) {
         debug_assert!(!places.contains(slot), "a slot is in one heap at a time");
+        places.make_room(slot);
         self.nodes.push((key, slot));
         self.rise(self.nodes.len() - 1, places);
     }
@@ -141,8 +140,18 @@ impl<K: Copy + Ord> IndexedHeap<K> {
 
     fn sink(&mut self, mut place: usize, places: &mut Places) {
         let node = self.nodes[place];
-        while let Some(child) = self.children(place).min_by_key(|&child| self.nodes[child].0) {
-            if node.0 <= self.nodes[child].0 {
+        loop {
+            let children = self.children(place);
+            let first = children.start;
+            let Some((&(mut least, _), others)) = self.nodes[children].split_first() else { break };
+            // Which child is least cannot be foretold: selected without a branch.
+            let mut child = first;
+            for (other, &(key, _)) in others.iter().enumerate() {
+                let less = key < least;
+                child = if less { first + 1 + other } else { child };
+                least = if less { key } else { least };
+            }
+            if node.0 <= least {
                 break;
             }
             self.settle(place, self.nodes[child], places);
@@ -153,7 +162,7 @@ impl<K: Copy + Ord> IndexedHeap<K> {
 
     fn settle(&mut self, place: usize, node: (K, u32), places: &mut Places) {
         self.nodes[place] = node;
-        places.set(node.1, place);
+        places.0[node.1 as usize] = place as u32;
     }
 }
 

@@ -34,8 +34,24 @@ pub struct Head {
     pub sequence: u64,
 }
 
-/// (rank, submission): the order within a lane.
-type Place = (Rank, u64);
+/// The order within a lane: by rank, then by submission, in one number since that compares fastest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Place(u128);
+
+impl Place {
+    fn new(rank: Rank, submission: u64) -> Self {
+        Self(u128::from(rank.bits()) << 64 | u128::from(submission))
+    }
+
+    fn rank(self) -> Rank {
+        Rank::from_bits((self.0 >> 64) as u64)
+    }
+
+    fn submission(self) -> u64 {
+        self.0 as u64
+    }
+}
+
 /// (counter + what the most urgent level lacks, lane): the order of lanes within a pool.
 type Turn = (u64, u32);
 
@@ -144,7 +160,7 @@ impl Queue {
         let level = request.priority.level();
         home.lanes[lane as usize].levels[level] += 1;
         home.lanes[lane as usize].requests.push(
-            (urgency.rank, self.submissions),
+            Place::new(urgency.rank, self.submissions),
             slot as u32,
             &mut self.places,
         );
@@ -210,7 +226,8 @@ impl Queue {
         let lane = home.first_lane()?;
         let requests = &mut home.lanes[lane as usize].requests;
         loop {
-            let ((rank, sequence), slot) = requests.peek().expect("a lane in order is not empty");
+            let (place, slot) = requests.peek().expect("a lane in order is not empty");
+            let (rank, sequence) = (place.rank(), place.submission());
             let waiting = self.waiting[slot as usize].as_mut().expect("a slot in a heap waits");
             if waiting.valid_until >= now {
                 return Some(Head { request: waiting.id, rank, sequence });
@@ -218,7 +235,8 @@ impl Queue {
             let fresh = ask(waiting.id);
             // An answer that is not less urgent would be asked for again and again.
             waiting.valid_until = fresh.valid_until.max(now);
-            requests.update((fresh.rank.max(rank), sequence), slot, &mut self.places);
+            let place = Place::new(fresh.rank.max(rank), sequence);
+            requests.update(place, slot, &mut self.places);
         }
     }
 
@@ -249,11 +267,11 @@ impl Queue {
         let (waiting, places) = (&mut self.waiting, &mut self.places);
         for lane in self.pools.iter_mut().flat_map(|pool| &mut pool.lanes) {
             lane.requests.rekey(
-                |slot, (_, sequence)| {
+                |slot, place| {
                     let kept = waiting[slot as usize].as_mut().expect("a slot in a heap waits");
                     let urgency = ask(kept.id);
                     kept.valid_until = urgency.valid_until;
-                    (urgency.rank, sequence)
+                    Place::new(urgency.rank, place.submission())
                 },
                 places,
             );

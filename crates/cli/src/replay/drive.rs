@@ -1,0 +1,165 @@
+//! The open loop: each request is sent when it is due, whatever became of those before it.
+//!
+//! Latencies run from the time at which a request was *due*, so that a server which holds its
+//! clients up cannot hide it (Tene's "coordinated omission"). How late the loop itself was is
+//! measured and returned.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use indexmap::IndexMap;
+use reqwest::header::HeaderMap;
+use sagellm_monitoring::{Sample, Sketch, Tally};
+use sagellm_types::Timestamp;
+use sagellm_types::clock::Clock;
+use sagellm_workload::{Arrival, SloClass, Workload};
+use tokio::task::JoinSet;
+
+use super::body::{BodyWriter, Wish};
+use super::client::{Outcome, Shot, Target};
+use super::progress::Counters;
+
+/// What a run came to.
+#[derive(Debug, Default)]
+pub(crate) struct Driven {
+    /// What clients saw.
+    pub(crate) tally: Tally,
+    /// How often each request ended, in the order of arrival; once is right.
+    pub(crate) endings: Vec<u32>,
+    /// How much later than due requests were sent.
+    pub(crate) late: Sketch,
+    /// What went wrong, in the server's words, and how often.
+    pub(crate) errors: IndexMap<String, u64>,
+}
+
+impl Driven {
+    /// Returns how many requests did not end exactly once.
+    pub(crate) fn lost(&self) -> usize {
+        self.endings.iter().filter(|&&times| times != 1).count()
+    }
+}
+
+/// A run: what is sent whereto.
+#[derive(Clone, Debug)]
+pub(crate) struct Run {
+    /// What is sent when.
+    pub(crate) workload: Arc<Workload>,
+    /// Whereto.
+    pub(crate) target: Target,
+    /// How requests are written.
+    pub(crate) bodies: BodyWriter,
+    /// The key that is sent.
+    pub(crate) api_key: Option<String>,
+    /// The most that a request may cost, in US dollars, by the name of its class.
+    pub(crate) budgets: BTreeMap<String, f64>,
+    /// All times are in its model time.
+    pub(crate) clock: Clock,
+    /// When the first second of the workload begins.
+    pub(crate) start: Timestamp,
+}
+
+impl Run {
+    /// Sends every request and waits until all have ended; `stop` ends it at once, and gives up
+    /// what is open.
+    pub(crate) async fn drive(
+        self: Arc<Self>,
+        counters: Arc<Counters>,
+        stop: impl Future<Output = ()>,
+    ) -> Driven {
+        let count = self.workload.arrivals.len();
+        let driven = Arc::new(Mutex::new(Driven { endings: vec![0; count], ..Driven::default() }));
+        let mut streams = JoinSet::new();
+        let (mut late, mut sent) = (Sketch::default(), 0);
+        let all = async {
+            for index in 0..count {
+                let shot = self.shot(index);
+                tokio::time::sleep_until(self.clock.instant(shot.due).into()).await;
+                while streams.try_join_next().is_some() {}
+                late.record(self.clock.now().since(shot.due));
+                counters.sent();
+                sent = index + 1;
+                let (run, counters, driven) =
+                    (Arc::clone(&self), Arc::clone(&counters), Arc::clone(&driven));
+                streams.spawn(async move {
+                    let due = shot.due;
+                    let outcome = run.target.send(shot, |tokens| counters.tokens(tokens)).await;
+                    counters.ended(&outcome.ending);
+                    let class = run.workload.class(&run.workload.arrivals[index]);
+                    let mut driven = driven.lock().expect("no stream panics while it holds it");
+                    driven.note(index, class, due, outcome);
+                });
+            }
+            while streams.join_next().await.is_some() {}
+        };
+        tokio::select! { biased; () = stop => {}, () = all => {} }
+        streams.shutdown().await;
+        let mut driven =
+            std::mem::take(&mut *driven.lock().expect("no stream panics while it holds it"));
+        driven.endings.truncate(sent);
+        driven.late = late;
+        driven
+    }
+
+    /// Returns request number `index` of the workload.
+    fn shot(&self, index: usize) -> Shot {
+        let arrival = &self.workload.arrivals[index];
+        let (prompt, output) = (small(arrival.prompt.0), small(arrival.output.0));
+        Shot {
+            due: self.start + arrival.at.since(Timestamp::ZERO),
+            headers: self.headers(self.workload.class(arrival), arrival),
+            body: self.bodies.write(index, prompt, output, &arrival.blocks),
+        }
+    }
+
+    /// Returns the headers of one request of a class.
+    fn headers(&self, class: &SloClass, arrival: &Arrival) -> HeaderMap {
+        let user = arrival.user.map(|user| format!("{}-{user}", class.name));
+        Wish {
+            priority: class.priority,
+            objectives: class.objectives(),
+            user: user.as_deref(),
+            cost_budget: self.budgets.get(&class.name).copied(),
+            api_key: self.api_key.as_deref(),
+        }
+        .headers()
+    }
+}
+
+impl Driven {
+    fn note(&mut self, index: usize, class: &SloClass, due: Timestamp, outcome: Outcome) {
+        self.endings[index] += 1;
+        let sample = Sample {
+            due,
+            ending: outcome.ending,
+            wait: None,
+            first_token: outcome.first_token,
+            ended: outcome.ended,
+            usage: outcome.usage,
+            objectives: class.objectives(),
+            cost: None,
+            gaps: &outcome.gaps,
+        };
+        self.tally.record(&class.name, &sample);
+        if let Some(error) = outcome.error {
+            *self.errors.entry(error).or_default() += 1;
+        }
+    }
+}
+
+fn small(count: u64) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+/// Returns a sentence about how late the loop was, if that spoils the figures.
+pub(crate) fn lateness(late: &Sketch, clock: Clock) -> Option<String> {
+    /// On the machine's clock. A timer of the runtime is up to a millisecond late by itself.
+    const BEARABLE: Duration = Duration::from_millis(10);
+    let p99 = late.quantile(0.99)?;
+    (clock.machine(p99) > BEARABLE).then(|| {
+        format!(
+            "requests were sent late by {:.0} ms at the 99th percentile: this machine is too slow for the load, and latencies count it",
+            p99.as_secs_f64() * 1e3
+        )
+    })
+}

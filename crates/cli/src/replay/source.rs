@@ -1,0 +1,257 @@
+//! Which requests are sent when: a trace, a workload file, or a process described by flags.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, ValueEnum};
+use sagellm_types::{RequestPriority, Seed, Tokens};
+use sagellm_workload::{
+    Arrivals, Gaps, Length, Rate, SloClass, Workload, WorkloadConfig, jitter, read_trace_file,
+    three_classes,
+};
+
+/// The arrivals of a replay.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct SourceArgs {
+    /// Replay a trace: Azure CSV, or Mooncake JSONL by its ending .jsonl
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["workload", "rate"])]
+    pub(crate) trace: Option<PathBuf>,
+    /// Workload file (TOML): arrivals, lengths, classes; see `sagellm docs config`
+    #[arg(long, value_name = "FILE", conflicts_with = "rate")]
+    pub(crate) workload: Option<PathBuf>,
+    /// Requests per second of a drawn workload
+    #[arg(long, value_name = "PER_S", default_value_t = 5.0)]
+    pub(crate) rate: f64,
+    /// How regular the gaps between drawn requests are
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) gaps: GapLaw,
+    /// Coefficient of variation of gamma gaps
+    #[arg(long, value_name = "CV", default_value_t = 2.0)]
+    pub(crate) cv: f64,
+    /// Length of a drawn workload, in seconds of model time; a trace is cut to it
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) duration: Option<f64>,
+    /// Most requests
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) requests: Option<usize>,
+    /// Prompt tokens: `128`, `uniform:50-500` or `lognormal:MEAN,CV,MAX`
+    #[arg(long, value_name = "LENGTH", default_value = "lognormal:512,0.8,4096")]
+    pub(crate) prompt_tokens: LengthArg,
+    /// Output tokens, written as prompt tokens are
+    #[arg(long, value_name = "LENGTH", default_value = "lognormal:128,0.8,1000")]
+    pub(crate) output_tokens: LengthArg,
+    /// Multiply the rate of a trace or workload
+    #[arg(long, value_name = "FACTOR", default_value_t = 1.0)]
+    pub(crate) rate_scale: f64,
+    /// Spread arrivals over ticks of so many seconds; Mooncake's conversation trace stands on 3
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) jitter: Option<f64>,
+    /// Cut longer prompts to so many tokens
+    #[arg(long, value_name = "TOKENS", default_value_t = u64::MAX, hide_default_value = true)]
+    pub(crate) max_prompt: u64,
+    /// Draw interactive, standard and batch classes with objectives of their own
+    #[arg(long, conflicts_with_all = ["priority", "ttft_slo", "tpot_slo", "e2e_slo"])]
+    pub(crate) mix: bool,
+    /// Priority of all requests: critical, high, normal, low, background
+    #[arg(long, value_name = "LEVEL", value_parser = priority)]
+    pub(crate) priority: Option<RequestPriority>,
+    /// Time to first token that all requests ask for, in milliseconds
+    #[arg(long, value_name = "MS")]
+    pub(crate) ttft_slo: Option<f64>,
+    /// Time per output token that all requests ask for, in milliseconds
+    #[arg(long, value_name = "MS")]
+    pub(crate) tpot_slo: Option<f64>,
+    /// Time to the last token that all requests ask for, in milliseconds
+    #[arg(long, value_name = "MS")]
+    pub(crate) e2e_slo: Option<f64>,
+    /// How many users send them; 0 names nobody
+    #[arg(long, value_name = "NUMBER", default_value_t = 0)]
+    pub(crate) users: u32,
+}
+
+/// How regular gaps are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, ValueEnum)]
+pub(crate) enum GapLaw {
+    /// As of many independent clients
+    #[default]
+    Poisson,
+    /// Burstier or smoother, by --cv
+    Gamma,
+    /// As of a metronome
+    Even,
+}
+
+/// A length distribution on the command line.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct LengthArg(pub(crate) Length);
+
+impl FromStr for LengthArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let expected = "expected a number, `uniform:MIN-MAX` or `lognormal:MEAN,CV,MAX`";
+        let parse = || {
+            let (law, rest) = text.split_once(':').unwrap_or(("constant", text));
+            Some(match law {
+                "constant" => Length::Constant { tokens: rest.parse().ok()? },
+                "uniform" => {
+                    let (min, max) = rest.split_once('-')?;
+                    Length::Uniform { min: min.parse().ok()?, max: max.parse().ok()? }
+                }
+                "lognormal" => {
+                    let mut parts = rest.split(',').map(str::trim);
+                    let (mean, cv, max) = (parts.next()?, parts.next()?, parts.next()?);
+                    let (mean, cv) = (mean.parse().ok()?, cv.parse().ok()?);
+                    Length::Lognormal { mean, cv, max: max.parse().ok()? }
+                }
+                _ => return None,
+            })
+        };
+        parse().map(Self).ok_or(expected.to_owned())
+    }
+}
+
+impl SourceArgs {
+    /// Returns the requests to send.
+    ///
+    /// # Errors
+    /// If a file cannot be used or a figure cannot be; the message says what is accepted.
+    pub(crate) fn workload(&self, seed: Seed) -> Result<Workload> {
+        if !(self.rate_scale.is_finite() && self.rate_scale > 0.0) {
+            bail!("--rate-scale {}: expected a positive number", self.rate_scale);
+        }
+        let mut workload = match (&self.trace, &self.workload) {
+            (Some(path), _) => {
+                let trace = read_trace_file(path)?;
+                let trace = match self.jitter {
+                    Some(tick) => jitter(trace, seconds("--jitter", tick)?, seed),
+                    None => trace,
+                };
+                let trace = trace.classify(self.classes(), seed);
+                match self.duration {
+                    Some(duration) => {
+                        let end = sagellm_types::Timestamp::ZERO + seconds("--duration", duration)?;
+                        trace.trim(sagellm_types::Timestamp::ZERO, end)
+                    }
+                    None => trace,
+                }
+            }
+            (None, Some(path)) => {
+                let text = std::fs::read_to_string(path)
+                    .with_context(|| format!("cannot read the workload {}", path.display()))?;
+                let mut config: WorkloadConfig = toml::from_str(&text)
+                    .with_context(|| format!("{} is no workload", path.display()))?;
+                config.duration_s = self.duration.unwrap_or(config.duration_s);
+                config.generate(seed)?
+            }
+            (None, None) => self.drawn().generate(seed)?,
+        };
+        workload = workload.cap(Tokens(self.max_prompt), Tokens(u64::MAX));
+        if self.rate_scale != 1.0 {
+            workload = workload.rate_scale(self.rate_scale);
+        }
+        if let Some(most) = self.requests {
+            workload = workload.truncate(most);
+        }
+        if workload.arrivals.is_empty() {
+            bail!("there is no request to send");
+        }
+        Ok(workload)
+    }
+
+    fn drawn(&self) -> WorkloadConfig {
+        let gaps = match self.gaps {
+            GapLaw::Poisson => Gaps::Poisson,
+            GapLaw::Gamma => Gaps::Gamma { cv: self.cv },
+            GapLaw::Even => Gaps::Even,
+        };
+        let rate = Rate::Constant { per_s: self.rate };
+        // A number of requests alone is a workload too.
+        let duration = self.duration.unwrap_or(if self.requests.is_some() { 1e6 } else { 60.0 });
+        WorkloadConfig {
+            max_requests: self.requests,
+            prompt: self.prompt_tokens.0.clone(),
+            output: self.output_tokens.0.clone(),
+            classes: self.classes(),
+            ..WorkloadConfig::new(Arrivals { rate, gaps, bursts: None }, duration)
+        }
+    }
+
+    fn classes(&self) -> Vec<SloClass> {
+        if self.mix {
+            // Lengths are the trace's or those asked for.
+            let plain = |class| SloClass { prompt: None, output: None, ..class };
+            return three_classes().into_iter().map(plain).collect();
+        }
+        vec![SloClass {
+            name: "all".to_owned(),
+            priority: self.priority.unwrap_or_default(),
+            ttft_ms: self.ttft_slo,
+            tpot_ms: self.tpot_slo,
+            e2e_ms: self.e2e_slo,
+            users: self.users,
+            ..SloClass::default()
+        }]
+    }
+}
+
+fn seconds(flag: &str, value: f64) -> Result<Duration> {
+    Duration::try_from_secs_f64(value)
+        .with_context(|| format!("{flag} {value}: expected a number of seconds"))
+}
+
+fn priority(name: &str) -> Result<RequestPriority, String> {
+    RequestPriority::parse(name).ok_or_else(|| {
+        let known = RequestPriority::ALL.map(RequestPriority::name).join(", ");
+        format!("unknown priority; known are: {known}")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        source: SourceArgs,
+    }
+
+    fn workload(line: &str) -> Result<Workload> {
+        let line = Line::try_parse_from(std::iter::once("x").chain(line.split_whitespace()))?;
+        line.source.workload(Seed(1))
+    }
+
+    #[test]
+    fn lengths_are_written_in_three_ways() {
+        let check = |text: &str, expected| assert_eq!(text.parse(), Ok(LengthArg(expected)));
+        check("128", Length::Constant { tokens: 128 });
+        check("uniform:5-50", Length::Uniform { min: 5, max: 50 });
+        check("lognormal:100,0.5,900", Length::Lognormal { mean: 100.0, cv: 0.5, max: 900 });
+        assert!("about 5".parse::<LengthArg>().is_err());
+    }
+
+    #[test]
+    fn a_number_of_requests_is_enough() {
+        let workload = workload("--requests 12 --rate 100").expect("it can be drawn");
+        assert_eq!(workload.arrivals.len(), 12);
+        assert_eq!(workload.classes.len(), 1);
+    }
+
+    #[test]
+    fn the_mix_has_classes_with_objectives() {
+        let workload = workload("--requests 50 --mix").expect("it can be drawn");
+        assert_eq!(workload.classes.len(), 3);
+        assert!(workload.classes.iter().all(|class| class.objectives().any()));
+    }
+
+    #[test]
+    fn figures_that_cannot_be_are_errors() {
+        for line in ["--rate -1", "--rate-scale 0", "--requests 0", "--prompt-tokens x"] {
+            assert!(workload(line).is_err(), "{line}");
+        }
+    }
+}
