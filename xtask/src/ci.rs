@@ -24,6 +24,8 @@ enum Step {
     Fmt,
     /// `cargo xtask tidy`.
     Tidy,
+    /// Every library crate can be packaged, so that it can be used alone.
+    Package,
     /// No warning of clippy or the compiler, in any target, with every feature.
     Clippy,
     /// `cargo xtask test`: unit, integration and documentation tests.
@@ -72,6 +74,7 @@ fn run_step(step: Step, need: &e2e::Need) -> Result<()> {
     match step {
         Step::Fmt => shell::run(shell::cargo("fmt").args(["--all", "--", "--check"])),
         Step::Tidy => tidy::run(),
+        Step::Package => package(),
         Step::Clippy => shell::run(
             shell::cargo("clippy")
                 .args(["--workspace", "--all-targets", "--all-features"])
@@ -87,6 +90,19 @@ fn run_step(step: Step, need: &e2e::Need) -> Result<()> {
         ),
         Step::E2e => e2e::run(&e2e::Options::on_fakes(need.clone())),
     }
+}
+
+/// Packages every library crate as it would be published. What they build to is the other steps'
+/// work.
+fn package() -> Result<()> {
+    let packages = workspace::packages(&workspace::metadata()?);
+    let mut command = shell::cargo("package");
+    command.args(["--no-verify", "--allow-dirty", "--quiet"]);
+    let libraries = packages.iter().filter(|package| package.folder.starts_with("crates/"));
+    for package in libraries.filter(|package| package.library.is_some()) {
+        command.args(["--package", &package.name]);
+    }
+    shell::run(&mut command)
 }
 
 /// Runs the unit and integration tests, then the examples in the documentation.

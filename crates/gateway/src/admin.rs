@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 use sagellm_manager::{
-    Considered, ControlPlane, Explanation, InstanceView, PoolView, RouterConfig, Shell, Snapshot,
-    StrategyConfig,
+    Considered, ControlPlane, Explanation, InstanceView, PoolView, PredictionError, RouterConfig,
+    Shell, Snapshot, StrategyConfig,
 };
 use sagellm_monitoring::{Report, Span};
 use sagellm_types::{ExecutionInstance, InstanceId};
@@ -223,6 +223,16 @@ fn instance_view(view: &InstanceView) -> Value {
     value
 }
 
+/// Relative errors of forecasts: positive bias means that too much was forecast.
+fn prediction_error(error: &PredictionError) -> Value {
+    let known = error.count > 0;
+    json!({
+        "count": error.count,
+        "bias": known.then_some(error.bias),
+        "absolute": known.then_some(error.absolute),
+    })
+}
+
 fn pool_view(pool: &PoolView) -> Value {
     json!({
         "model": pool.model,
@@ -254,6 +264,10 @@ fn snapshot(snapshot: &Snapshot) -> Value {
             "stale_events": counts.stale,
         },
         "pressure": snapshot.pressure,
+        "forecast_error": {
+            "prompt_tokens": prediction_error(&snapshot.prompt_error),
+            "output_tokens": prediction_error(&snapshot.output_error),
+        },
         "instances": snapshot.instances.iter().map(instance_view).collect::<Vec<_>>(),
         "pools": snapshot.pools.iter().map(pool_view).collect::<Vec<_>>(),
         "report": Report::from(&snapshot.figures),

@@ -420,7 +420,9 @@ async fn operators_switch_drain_register_and_ask_why() {
         (&metrics["completed_requests"], &metrics["policy"]),
         (&json!(1), &json!("slo_aware"))
     );
-    assert_eq!(body(fleet.get("/admin/snapshot").await).await["requests"]["finished"], 1);
+    let snapshot = body(fleet.get("/admin/snapshot").await).await;
+    assert_eq!(snapshot["requests"]["finished"], 1);
+    assert_eq!(snapshot["forecast_error"]["output_tokens"]["count"], 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -40,7 +40,7 @@ pub use core::{
     Snapshot,
 };
 // What callers of the core need of the rooms beneath, so that they need not depend on them.
-pub use sagellm_perf::PromptSize;
+pub use sagellm_perf::{PredictionError, PromptSize};
 pub use sagellm_routing::{RouterConfig, RouterError};
 pub use sagellm_strategies::{NotOffered, Pressure, SchedulingStrategy, StrategyConfig};
 

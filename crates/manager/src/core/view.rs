@@ -2,6 +2,7 @@
 //! outside.
 
 use sagellm_monitoring::Snapshot as Figures;
+use sagellm_perf::PredictionError;
 use sagellm_strategies::Pressure;
 use sagellm_types::{
     Ending, EngineState, ExecutionInstance, InstanceId, Load, Phase, RequestId, RequestStatus,
@@ -130,6 +131,10 @@ pub struct Snapshot {
     pub instances: Vec<InstanceView>,
     /// The pools.
     pub pools: Vec<PoolView>,
+    /// How wrong forecasts of prompt tokens were, for prompts given as text.
+    pub prompt_error: PredictionError,
+    /// How wrong forecasts of output tokens were.
+    pub output_error: PredictionError,
     /// What happened, summarised.
     pub figures: Figures,
 }
@@ -148,6 +153,8 @@ impl ControlPlane {
             pressure: self.pressure(),
             instances: self.instances(),
             pools: self.pool_views(),
+            prompt_error: self.forecaster.prompt_error(),
+            output_error: self.forecaster.output_error(),
             figures: self.monitor.snapshot(now),
         }
     }
