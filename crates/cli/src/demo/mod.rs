@@ -28,8 +28,8 @@ use crate::settings::{Environment, FleetArgs, Settings, SettingsArgs};
 ///
 /// Everything runs in this process over real HTTP: engines that behave like vLLM servers, the
 /// gateway before them, and clients that send a load which overloads the engines at its peaks, so
-/// that requests queue and their order matters. The same load is first run with fifo, for
-/// comparison.
+/// that requests queue and their order matters. The same load is first run with plain fifo (without
+/// fairness), for comparison.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
 Examples:
@@ -100,6 +100,8 @@ pub(crate) async fn run(args: DemoArgs, environment: &Environment, quiet: bool) 
     let baseline = if wanted && chosen != StrategyConfig::Fifo {
         let mut fifo = plan.clone();
         fifo.control_plane.strategy = StrategyConfig::Fifo;
+        // Fairness puts users and levels in order too; plain arrival is what all is compared with.
+        fifo.control_plane.fairness = None;
         let ran = one(&fifo, quiet).await?;
         let report = ran.report.clone();
         finish(ran, quiet).await?;

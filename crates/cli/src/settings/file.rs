@@ -106,6 +106,17 @@ mod tests {
     }
 
     #[test]
+    fn a_fleet_that_would_need_the_hand_over_is_refused_before_it_runs() {
+        let instance = |name: &str, port: u16, kind: &str| {
+            format!(
+                "[[instance]]\ninstance_id = \"{name}\"\nhost = \"h\"\nport = {port}\nmodel_name = \"m\"\ninstance_type = \"{kind}\"\n"
+            )
+        };
+        let fleet = instance("p", 1, "prefilling") + &instance("d", 2, "decoding");
+        check(&fleet, &["hand-over", "pd.enable_kv_cache_transfer = false"]);
+    }
+
+    #[test]
     fn a_whole_file_is_read() {
         let text = r#"
             seed = 7

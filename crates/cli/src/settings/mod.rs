@@ -14,10 +14,10 @@ use std::sync::LazyLock;
 
 use clap::Args;
 use sagellm_gateway::GatewayConfig;
-use sagellm_manager::Config;
+use sagellm_manager::{Config, ControlPlane};
 use sagellm_routing::RouterConfig;
 use sagellm_strategies::StrategyConfig;
-use sagellm_types::{ExecutionInstance, Seed};
+use sagellm_types::{ExecutionInstance, Seed, Timestamp};
 
 use crate::demo::DemoConfig;
 pub(crate) use error::SettingsError;
@@ -185,6 +185,11 @@ impl Settings {
             if names.clone().take(i).any(|other| other == name) {
                 return Err(format!("instance = two are called `{name}`: names must differ"));
             }
+        }
+        // Whether the control plane takes them is the control plane's to say.
+        let mut core = ControlPlane::new(&self.control_plane, Timestamp::ZERO);
+        for instance in &self.instances {
+            core.register(instance.clone(), Timestamp::ZERO).map_err(|error| error.to_string())?;
         }
         Ok(())
     }
