@@ -31,15 +31,18 @@ pub(crate) fn print(text: &str) -> Result<()> {
     }
 }
 
-/// Writes a report as JSON to a file, or with `-` to standard output.
+/// Prints a report as text and writes it as JSON where that is wanted; to `-` is standard output,
+/// and JSON alone then.
 ///
 /// # Errors
-/// If the file cannot be written.
-pub(crate) fn write_json(path: &Path, report: &Report) -> Result<()> {
-    let mut text = serde_json::to_string_pretty(report).context("a report is plain values")?;
-    text.push('\n');
+/// If it cannot be written.
+pub(crate) fn report(text: &str, report: &Report, json: Option<&Path>) -> Result<()> {
+    let Some(path) = json else { return print(text) };
+    let mut json = serde_json::to_string_pretty(report).context("a report is plain values")?;
+    json.push('\n');
     if path == Path::new("-") {
-        return print(&text);
+        return print(&json);
     }
-    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+    print(text)?;
+    std::fs::write(path, json).with_context(|| format!("cannot write {}", path.display()))
 }

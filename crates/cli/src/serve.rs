@@ -11,7 +11,7 @@ use crate::settings::{Environment, FleetArgs, Settings, SettingsArgs};
 
 /// Serve the OpenAI API in front of vLLM engines.
 ///
-/// Engines come from --backend, from [[instance]] tables of the settings file, or later through the
+/// Engines come from --backend, from `[[instance]]` tables of the settings file, or later through the
 /// admin API. SIGTERM and Ctrl-C let running answers end; a second one ends at once.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\

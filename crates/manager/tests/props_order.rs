@@ -1,13 +1,14 @@
 //! Who goes before whom, through the whole core: priority with ageing, fairness between users, and
 //! big requests among small ones.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use proptest::prelude::*;
 use sagellm_manager::{Config, QueueConfig};
 use sagellm_strategies::queue::FairnessConfig;
 use sagellm_strategies::{PriorityConfig, SloAwareConfig, StrategyConfig};
-use sagellm_types::{RequestPriority, Timestamp, UserId};
+use sagellm_types::{RequestId, RequestPriority, Timestamp, UserId};
 use support::{Ask, Machine, World, ask, ms, quantile};
 
 #[allow(dead_code, unused_imports, reason = "each suite uses its part")]
@@ -97,11 +98,16 @@ proptest! {
 }
 
 /// Returns by how much the service of two users differed at most over an interval in which all
-/// were backlogged, and the bound: twice the larger of the largest request and what was in flight.
+/// were backlogged, and the bound: twice the larger of the largest request and what was in flight,
+/// as charged: by its forecast, or by its use if that was more.
 fn widest_gap(world: &World, users: usize) -> (i64, i64) {
     let fairness = FairnessConfig::default();
     let user = |ask: &support::Record| ask.asked.user.expect("every request has a user").0 as usize;
     let records: Vec<_> = world.watched.book.values().collect();
+    let forecasts: BTreeMap<RequestId, i64> = {
+        let decisions = world.watched.core.last_decisions(records.len());
+        decisions.iter().map(|d| (d.request, fairness.forecast(&d.forecast) as i64)).collect()
+    };
     // All are backlogged from when the last has come until the first has nothing waiting.
     let from = (0..users)
         .filter_map(|u| records.iter().filter(|r| user(r) == u).map(|r| r.submitted).min())
@@ -112,23 +118,24 @@ fn widest_gap(world: &World, users: usize) -> (i64, i64) {
         })
         .min();
     let (from, until) = (from.expect("users"), until.expect("users"));
-    // Dispatches and ends in their order, each with its weight.
-    let mut events: Vec<(Timestamp, i64, usize, i64)> = Vec::new();
-    for record in &records {
-        let weight = fairness.used(&record.usage) as i64;
-        events.push((record.dispatched().expect("served"), 1, user(record), weight));
-        events.push((record.ended.expect("ended").0, -1, user(record), weight));
+    // Dispatches and ends in their order, each with what was used and what was charged.
+    let mut events: Vec<(Timestamp, i64, usize, i64, i64)> = Vec::new();
+    for (id, record) in &world.watched.book {
+        let used = fairness.used(&record.usage) as i64;
+        let charged = used.max(forecasts[id]);
+        events.push((record.dispatched().expect("served"), 1, user(record), used, charged));
+        events.push((record.ended.expect("ended").0, -1, user(record), used, charged));
     }
     events.sort();
-    let largest = events.iter().map(|event| event.3).max().unwrap_or(0);
+    let largest = events.iter().map(|event| event.4).max().unwrap_or(0);
     let (mut flying, mut most) = (0, largest);
     let mut service = vec![0; users];
     let mut range = vec![(0, 0); users * users];
-    for (at, change, user, weight) in events {
-        flying += change * weight;
+    for (at, change, user, used, charged) in events {
+        flying += change * charged;
         most = most.max(flying);
         if change < 0 && at >= from && at <= until {
-            service[user] += weight;
+            service[user] += used;
             for a in 0..users {
                 for b in 0..users {
                     let (least, largest) = &mut range[a * users + b];

@@ -57,7 +57,7 @@ pub(crate) struct DemoArgs {
     /// Length of the load, in seconds of model time
     #[arg(long, value_name = "SECONDS")]
     duration: Option<f64>,
-    /// Write the report of the chosen strategy as JSON
+    /// Write the report of the chosen strategy as JSON; `-` prints it instead of the tables
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// Do not run fifo for comparison
@@ -111,10 +111,8 @@ pub(crate) async fn run(args: DemoArgs, environment: &Environment, quiet: bool) 
     };
     let ran = one(&plan, quiet).await?;
     let report = ran.report.clone();
-    print_reports(&report, baseline.as_ref())?;
-    if let Some(path) = &args.json {
-        output::write_json(path, &report)?;
-    }
+    let text = as_text(&report, baseline.as_ref());
+    output::report(&text, &report, args.json.as_deref())?;
     if args.hold && !ran.interrupted {
         eprintln!("still serving at http://{} until interrupted", ran.serving.address);
         let _ = tokio::signal::ctrl_c().await;
@@ -150,14 +148,14 @@ async fn finish(ran: Ran, quiet: bool) -> Result<()> {
     }
 }
 
-fn print_reports(report: &Report, baseline: Option<&Report>) -> Result<()> {
+fn as_text(report: &Report, baseline: Option<&Report>) -> String {
     let mut text = format!("\n{}", render_text(report));
     if let Some(fifo) = baseline {
         let name = report.strategy.as_deref().unwrap_or("chosen");
         text.push('\n');
         text.push_str(&compare_text(&[("fifo", fifo), (name, report)]));
     }
-    output::print(&text)
+    text
 }
 
 /// Returns the requests of the run.

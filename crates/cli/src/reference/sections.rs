@@ -98,8 +98,7 @@ impl Section {
     pub(super) fn entries(&self, all: &[Self]) -> Vec<Entry> {
         let own = |field: &Field| {
             let path = format!("{}.{}", self.path, field.name);
-            let on = |section: &&Self| section.path == path.trim_start_matches('.');
-            all.iter().any(|section| on(&section))
+            all.iter().any(|section| section.path == path.trim_start_matches('.'))
         };
         let entry = |field: Field| {
             let default = match (self.path, field.name.as_str()) {
@@ -134,8 +133,7 @@ pub(super) fn sections() -> Vec<Section> {
         WorkloadConfig { classes: Vec::new(), ..WorkloadConfig::new(Arrivals::poisson(5.0), 60.0) };
     let engines = demo.engines.first().cloned().unwrap_or_default();
     vec![
-        // Settings of the top, and tables that have no entries of their own but in `value`.
-        one("", "Config", On, top(&core)),
+        one("", "Config", On, table(&core)),
         one("gateway", "GatewayConfig", On, table(&gateway)),
         one("gateway.admin", "AdminConfig", On, table(&gateway.admin)),
         one("gateway.http", "HttpConfig", On, table(&gateway.http)),
@@ -165,11 +163,6 @@ pub(super) fn sections() -> Vec<Section> {
         one("demo.workload", "WorkloadConfig", Off, table(&load)),
         many(one("demo.workload.classes", "SloClass", Off, table(&SloClass::default()))),
     ]
-}
-
-/// Returns the settings at the top; those that are tables have sections of their own.
-fn top(core: &Config) -> Table {
-    table(core)
 }
 
 fn table<T: Serialize>(value: &T) -> Table {

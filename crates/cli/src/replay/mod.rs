@@ -75,7 +75,7 @@ pub(crate) struct ReplayArgs {
     /// Give a request up so many seconds after it was due
     #[arg(long, value_name = "SECONDS", default_value_t = 600.0)]
     timeout: f64,
-    /// Write the report as JSON
+    /// Write the report as JSON; `-` prints it instead of the tables
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }
@@ -129,10 +129,7 @@ pub(crate) async fn run(args: ReplayArgs, environment: &Environment, quiet: bool
     drop(shown);
     let wall = clock.machine(clock.now().since(begun));
     let report = driven.tally.report().with_wall(wall).with_seed(seed);
-    output::print(&render_text(&report))?;
-    if let Some(path) = &args.json {
-        output::write_json(path, &report)?;
-    }
+    output::report(&render_text(&report), &report, args.json.as_deref())?;
     complain(&driven, clock, quiet);
     judge(&report, &driven, interrupted)
 }

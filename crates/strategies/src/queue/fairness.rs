@@ -3,7 +3,8 @@
 //! A virtual token counter per user (Sheng et al., "Fairness in Serving Large Language Models",
 //! OSDI 2024): serving a request adds 1 × input + 2 × output tokens, first as forecast, then
 //! corrected by what was used. For users who have requests of one priority waiting over the same
-//! interval the counters differ by at most 2 × max(largest request, weighted tokens in flight); a
+//! interval the counters differ by at most 2 × max(largest request, weighted tokens in flight),
+//! both as charged: a forecast that is too large counts in full until its request has ended. A
 //! level of priority is worth a fixed number of tokens, so that nobody is passed over for ever. A
 //! user who comes back starts no lower than the least counter of those who wait: idleness gains no
 //! credit, and debts are kept.
