@@ -6,11 +6,11 @@ import time
 import urllib.error
 import urllib.request
 
-URL = os.environ["SAGELLM_URL"]
-ENGINES = os.environ["SAGELLM_ENGINES"].split(",")
-MODEL = os.environ["SAGELLM_MODEL"]
+URL = os.environ["E2E_URL"]
+ENGINES = os.environ["E2E_ENGINES"].split(",")
+MODEL = os.environ["E2E_MODEL"]
 # `fake` or `vllm`.
-ENGINE = os.environ["SAGELLM_ENGINE"]
+ENGINE = os.environ["E2E_ENGINE"]
 
 
 def ask(url, body=None, timeout=30):

@@ -4,32 +4,36 @@ What the engine says must reach the client unchanged, so many tests ask an engin
 the same thing and compare the answers.
 """
 
-import os
+import json
 import threading
-import time
 import unittest
-import urllib.request
 
 import openai
 
-URL = os.environ["SAGELLM_URL"]
-ENGINES = os.environ["SAGELLM_ENGINES"].split(",")
-MODEL = os.environ["SAGELLM_MODEL"]
+from _fleet import ENGINES, MODEL, URL, running_requests, wait_until
+
 MESSAGES = [{"role": "user", "content": "Name three rivers."}]
-# What differs between two answers to the same request, whoever gives them.
-VOLATILE = {"id", "created", "system_fingerprint"}
+# A model may end an answer by itself; this one may not.
+EXACT = {"extra_body": {"ignore_eos": True}}
+# What differs between two answers to the same request, whoever gives them: of the last, what the
+# engine had in its cache.
+VOLATILE = {"id", "created", "system_fingerprint", "prompt_tokens_details"}
+# Strict and narrow, so that even a model of random weights ends its call.
 WEATHER = {
     "type": "function",
     "function": {
         "name": "weather",
         "description": "The weather of a town.",
+        "strict": True,
         "parameters": {
             "type": "object",
-            "properties": {"town": {"type": "string"}},
+            "properties": {"town": {"type": "string", "enum": ["Paris", "Rome"]}},
             "required": ["town"],
+            "additionalProperties": False,
         },
     },
 }
+CALL_WEATHER = {"type": "function", "function": {"name": "weather"}}
 
 
 def client(url=URL, **options):
@@ -59,27 +63,6 @@ def stable(value):
     return [stable(item) for item in value] if isinstance(value, list) else value
 
 
-def running_requests():
-    """The requests that the engines run now, by their own metrics."""
-    total = 0.0
-    for engine in ENGINES:
-        with urllib.request.urlopen(f"{engine}/metrics", timeout=10) as answer:
-            for line in answer.read().decode().splitlines():
-                if line.startswith("vllm:num_requests_running"):
-                    total += float(line.rsplit(" ", 1)[1])
-    return total
-
-
-def wait_until(condition, seconds):
-    """Whether the condition holds at some moment within the time."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if condition():
-            return True
-        time.sleep(0.02)
-    return condition()
-
-
 class Answers(unittest.TestCase):
     """Whole answers."""
 
@@ -88,7 +71,7 @@ class Answers(unittest.TestCase):
         return [call(client(url)).model_dump(exclude_unset=True) for url in (URL, ENGINES[0])]
 
     def test_chat_has_content_a_reason_to_stop_and_usage(self):
-        answer = client().chat.completions.create(model=MODEL, messages=MESSAGES, max_tokens=8)
+        answer = client().chat.completions.create(model=MODEL, messages=MESSAGES, max_tokens=8, **EXACT)
         self.assertEqual(answer.model, MODEL)
         self.assertEqual(answer.choices[0].message.role, "assistant")
         self.assertTrue(answer.choices[0].message.content)
@@ -99,7 +82,7 @@ class Answers(unittest.TestCase):
         )
 
     def test_a_completion_has_text_and_usage(self):
-        answer = client().completions.create(model=MODEL, prompt="Three rivers:", max_tokens=8)
+        answer = client().completions.create(model=MODEL, prompt="Three rivers:", max_tokens=8, **EXACT)
         self.assertTrue(answer.choices[0].text)
         self.assertEqual(answer.usage.completion_tokens, 8)
 
@@ -122,6 +105,7 @@ class Answers(unittest.TestCase):
                 seed=1,
                 logprobs=True,
                 top_logprobs=2,
+                **EXACT,
             )
 
         through, direct = self.both(chat)
@@ -135,17 +119,18 @@ class Answers(unittest.TestCase):
             return to.chat.completions.create(
                 model=MODEL,
                 messages=MESSAGES,
-                max_tokens=64,
+                max_tokens=1500,
                 temperature=0,
                 seed=1,
                 tools=[WEATHER],
-                tool_choice={"type": "function", "function": {"name": "weather"}},
+                tool_choice=CALL_WEATHER,
             )
 
         through, direct = self.both(chat)
         call = through["choices"][0]["message"]["tool_calls"][0]
         self.assertEqual(call["type"], "function")
         self.assertEqual(call["function"]["name"], "weather")
+        self.assertIn(json.loads(call["function"]["arguments"])["town"], ["Paris", "Rome"])
         self.assertEqual(stable(through), stable(direct))
 
     def test_the_models_of_the_fleet_are_listed(self):
@@ -168,7 +153,7 @@ class Streams(unittest.TestCase):
     def test_without_usage_no_chunk_has_usage_and_none_is_empty(self):
         chunks = list(
             client().chat.completions.create(
-                model=MODEL, messages=MESSAGES, max_tokens=8, stream=True
+                model=MODEL, messages=MESSAGES, max_tokens=8, stream=True, **EXACT
             )
         )
         self.assertTrue(all(chunk.usage is None for chunk in chunks))
@@ -185,6 +170,7 @@ class Streams(unittest.TestCase):
                 max_tokens=8,
                 stream=True,
                 stream_options={"include_usage": True},
+                **EXACT,
             )
         )
         self.assertEqual(chunks[-1].choices, [])
@@ -199,6 +185,7 @@ class Streams(unittest.TestCase):
                 max_tokens=8,
                 stream=True,
                 stream_options={"include_usage": True, "continuous_usage_stats": True},
+                **EXACT,
             )
         )
         self.assertTrue(all(chunk.usage is not None for chunk in chunks))
@@ -206,18 +193,28 @@ class Streams(unittest.TestCase):
 
     def test_a_completion_streams_the_text_that_it_would_answer(self):
         asked = {"model": MODEL, "prompt": "Three rivers:", "max_tokens": 8}
-        asked |= {"temperature": 0, "seed": 1}
+        asked |= {"temperature": 0, "seed": 1, **EXACT}
         whole = client().completions.create(**asked)
         pieces = client().completions.create(**asked, stream=True)
         text = "".join(piece.choices[0].text for piece in pieces)
         self.assertEqual(text, whole.choices[0].text)
+
+    def test_a_tool_call_streams_as_it_would_be_answered(self):
+        asked = {"model": MODEL, "messages": MESSAGES, "max_tokens": 1500, "temperature": 0}
+        asked |= {"tools": [WEATHER], "tool_choice": CALL_WEATHER}
+        arguments = ""
+        for chunk in client().chat.completions.create(**asked, stream=True):
+            for call in chunk.choices[0].delta.tool_calls or []:
+                arguments += call.function.arguments or ""
+        whole = client().chat.completions.create(**asked).choices[0].message.tool_calls[0]
+        self.assertEqual(json.loads(arguments), json.loads(whole.function.arguments))
 
     def test_many_streams_at_once_all_end(self):
         ended = []
 
         def one():
             stream = client().chat.completions.create(
-                model=MODEL, messages=MESSAGES, max_tokens=16, stream=True
+                model=MODEL, messages=MESSAGES, max_tokens=16, stream=True, **EXACT
             )
             ended.append(list(stream)[-1].choices[0].finish_reason)
 
@@ -274,7 +271,7 @@ class Errors(unittest.TestCase):
         self.assertEqual(bodies[0], bodies[1])
 
     def test_a_prompt_that_is_too_long_is_a_bad_request(self):
-        long = "river " * 20_000
+        long = "river " * 3_000
         error = self.check(
             openai.BadRequestError,
             400,
@@ -301,7 +298,7 @@ class Cancellation(unittest.TestCase):
             messages=MESSAGES,
             max_tokens=1500,
             stream=True,
-            extra_body={"ignore_eos": True},
+            **EXACT,
         )
         next(iter(stream))
         self.assertTrue(wait_until(lambda: running_requests() == 1, 2), "it does not run")
@@ -314,7 +311,7 @@ class Cancellation(unittest.TestCase):
                 model=MODEL,
                 messages=MESSAGES,
                 max_tokens=1500,
-                extra_body={"ignore_eos": True},
+                **EXACT,
             )
         self.assertTrue(wait_until(lambda: running_requests() == 0, 1), "it still runs")
 

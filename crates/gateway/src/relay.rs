@@ -1,8 +1,8 @@
 //! A running answer on its way to the client.
 //!
 //! The engine's body is read only when the client has taken what came before, so a slow reader
-//! holds no more than the connection's own buffers. Dropping the relay drops the permit, which
-//! cancels the request, and the engine's connection, which stops its work.
+//! holds no more than the connection's own buffers. Dropping the relay before the answer's last event
+//! drops the permit, which cancels the request, and the engine's connection, which stops its work.
 
 use std::fmt;
 use std::task::{Context, Poll};
@@ -188,12 +188,16 @@ impl Relay {
                 Bytes::new()
             }
         };
+        self.finish();
+        Ok(rest)
+    }
+
+    fn finish(&mut self) {
         if let Some(permit) = self.permit.take() {
             let counted = Usage { output: Tokens(self.output), ..Usage::default() };
             let gaps = std::mem::take(&mut self.gaps);
             permit.finish(self.usage.unwrap_or(counted), (!gaps.is_empty()).then_some(gaps));
         }
-        Ok(rest)
     }
 
     /// Ends the request badly. Readers of events are told by an event; others by a connection that
@@ -205,6 +209,15 @@ impl Relay {
         match self.format {
             Format::Events(_) => Poll::Ready(Some(Ok(Refusal::event(kind)))),
             Format::Opaque { .. } => Poll::Ready(Some(Err(Broken))),
+        }
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        // A client that leaves after the last event, before the engine has closed, has its answer.
+        if self.done && self.first.is_none() {
+            self.finish();
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Engines and the gateway before them, for one scenario.
 
+use std::fmt::Write as _;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,16 +13,25 @@ use crate::shell;
 
 /// How long a process of ours may take until it answers.
 const HEALTHY_WITHIN: Duration = Duration::from_secs(30);
-/// The model of the fake engines.
-const FAKE_MODEL: &str = "mock-model";
-/// A context that a scenario can overrun with a short text.
-const FAKE_MAX_MODEL_LEN: &str = "4096";
-/// The model of the script that starts real vLLM.
-const VLLM_MODEL: &str = "tiny";
+/// The model of every engine: the name that the script gives to real vLLM's.
+pub(super) const MODEL: &str = "tiny";
+/// The context of every engine, which a scenario can overrun with a short text.
+const MAX_MODEL_LEN: &str = "2048";
+/// What real vLLM is started with so that it calls tools.
+const VLLM_OPTIONS: &str = "--enable-auto-tool-choice --tool-call-parser hermes";
 /// Low enough that no derived port meets those which the system hands out by itself.
 const VLLM_PORTS: std::ops::Range<u16> = 18_100..18_200;
 /// The ports which a server takes: its own, KV events, their replay, NIXL's side channel.
 const VLLM_OFFSETS: [u16; 4] = [0, 11_000, 12_000, 13_000];
+
+/// How a gateway is set up.
+#[derive(Debug)]
+pub(super) struct Setup {
+    pub(super) strategy: &'static str,
+    pub(super) router: &'static str,
+    /// Whether the gateway answers to any name of a model, or to that which is served alone.
+    pub(super) any_model: bool,
+}
 
 /// Engines, and once it is started, a gateway. All of it ends when this is dropped.
 #[derive(Debug)]
@@ -31,7 +41,8 @@ pub(super) struct Fleet {
     gateway_port: u16,
     engines: Engines,
     engine_ports: Vec<u16>,
-    model: &'static str,
+    /// The commands that start the engines, each on its port.
+    starts: Vec<Vec<String>>,
 }
 
 #[derive(Debug)]
@@ -49,8 +60,8 @@ struct Vllm {
 
 impl Drop for Vllm {
     fn drop(&mut self) {
-        let mut stop = Command::new(&self.script);
-        stop.arg("stop").args(self.ports.iter().map(u16::to_string));
+        let mut stop = Command::new("bash");
+        stop.arg(&self.script).arg("stop").args(self.ports.iter().map(u16::to_string));
         if let Err(error) = shell::run(&mut stop) {
             eprintln!("the vLLM servers on {:?} may still run: {error:#}", self.ports);
         }
@@ -65,23 +76,26 @@ impl Fleet {
     /// When one does not get healthy.
     pub(super) fn fake(binary: &Path, count: usize, logs: &Path) -> Result<Self> {
         let (gateway_port, engine_ports) = ports(count)?;
+        let start = |port: &u16| {
+            let listen = format!("127.0.0.1:{port}");
+            ["mock-engine", "--listen", &listen, "--model", MODEL, "--max-model-len", MAX_MODEL_LEN]
+                .map(str::to_owned)
+        };
         let mut engines = Vec::with_capacity(count);
         for (index, port) in engine_ports.iter().enumerate() {
             let name = format!("engine-{index}");
-            let mut command = Command::new(binary);
-            command.args(["mock-engine", "--listen", &format!("127.0.0.1:{port}")]).args([
-                "--model",
-                FAKE_MODEL,
-                "--max-model-len",
-                FAKE_MAX_MODEL_LEN,
-            ]);
-            engines.push(Process::logged(&name, &mut command, &logs.join(format!("{name}.log")))?);
+            let log = logs.join(format!("{name}.log"));
+            engines.push(Process::logged(&name, Command::new(binary).args(start(port)), &log)?);
         }
         for (engine, &port) in engines.iter_mut().zip(&engine_ports) {
             engine.wait_healthy(port, HEALTHY_WITHIN)?;
         }
+        let program = binary.to_string_lossy().into_owned();
+        let starts =
+            engine_ports.iter().map(|p| [program.clone()].into_iter().chain(start(p)).collect());
+        let starts = starts.collect();
         let engines = Engines::Fake(engines);
-        Ok(Self { gateway: None, gateway_port, engines, engine_ports, model: FAKE_MODEL })
+        Ok(Self { gateway: None, gateway_port, engines, engine_ports, starts })
     }
 
     /// Starts real vLLM servers; the script installs what is missing and waits for their health.
@@ -94,33 +108,58 @@ impl Fleet {
         let engine_ports = vllm_ports(count)?;
         // Owned before the start: a script that fails half way has servers to end.
         let vllm = Vllm { script: script.to_owned(), ports: engine_ports.clone() };
-        let mut start = Command::new(script);
-        start.args(engine_ports.iter().map(u16::to_string));
-        shell::run(&mut start)?;
+        let script = script.to_string_lossy().into_owned();
+        let start = |ports: &[u16]| {
+            let environment = [format!("EXTRA={VLLM_OPTIONS}"), format!("MAXLEN={MAX_MODEL_LEN}")];
+            let words = environment.into_iter().chain(["bash".to_owned(), script.clone()]);
+            words.chain(ports.iter().map(u16::to_string)).collect::<Vec<_>>()
+        };
+        shell::run(Command::new("env").args(start(&engine_ports)))?;
+        let starts = engine_ports.iter().map(|&port| {
+            let words = start(&[port]).into_iter();
+            ["env".to_owned()].into_iter().chain(words).collect()
+        });
+        let starts = starts.collect();
         let engines = Engines::Vllm(vllm);
-        Ok(Self { gateway: None, gateway_port, engines, engine_ports, model: VLLM_MODEL })
+        Ok(Self { gateway: None, gateway_port, engines, engine_ports, starts })
     }
 
-    /// Starts the gateway before the engines and waits until it is healthy.
+    /// Starts the gateway before the engines, in the place of one that runs, and waits until it is
+    /// healthy.
     ///
     /// # Errors
     ///
     /// When it does not get healthy.
-    pub(super) fn serve(
-        &mut self,
-        binary: &Path,
-        strategy: &str,
-        router: &str,
-        logs: &Path,
-    ) -> Result<()> {
+    pub(super) fn serve(&mut self, binary: &Path, setup: &Setup, logs: &Path) -> Result<()> {
+        self.gateway = None;
+        let settings = logs.join("fleet.toml");
+        std::fs::write(&settings, self.settings(setup))?;
         let mut command = Command::new(binary);
-        command.args(["serve", "--listen", &format!("127.0.0.1:{}", self.gateway_port)]);
-        for url in self.engines() {
-            command.args(["--backend", &url]);
-        }
-        command.args(["--strategy", strategy, "--router", router]);
+        command.arg("serve").arg("--config").arg(&settings);
         let gateway = Process::logged("gateway", &mut command, &logs.join("gateway.log"))?;
         self.gateway.insert(gateway).wait_healthy(self.gateway_port, HEALTHY_WITHIN)
+    }
+
+    /// The settings file of the gateway.
+    fn settings(&self, setup: &Setup) -> String {
+        let Setup { strategy, router, any_model } = setup;
+        let mut text = format!(
+            "strategy = \"{strategy}\"\nrouter = \"{router}\"\n\n[gateway]\nlisten = \"127.0.0.1:{}\"\n",
+            self.gateway_port
+        );
+        if *any_model {
+            let _ = write!(text, "\n[models.aliases]\n\"*\" = \"{MODEL}\"\n");
+        }
+        for (index, port) in self.engine_ports.iter().enumerate() {
+            // Which types of requests an engine takes is for the engine to say.
+            let _ = write!(
+                text,
+                "\n[[instance]]\ninstance_id = \"engine-{index}\"\nhost = \"127.0.0.1\"\nport = {port}\n\
+                 model_name = \"{MODEL}\"\n\
+                 supported_request_types = [\"llm_chat\", \"llm_generate\", \"embedding\"]\n"
+            );
+        }
+        text
     }
 
     /// The URL of the gateway.
@@ -133,9 +172,14 @@ impl Fleet {
         self.engine_ports.iter().copied().map(url).collect()
     }
 
-    /// The model that every engine serves.
-    pub(super) fn model(&self) -> &'static str {
-        self.model
+    /// Whether its engines are fake ones.
+    pub(super) fn is_fake(&self) -> bool {
+        matches!(self.engines, Engines::Fake(_))
+    }
+
+    /// The commands that start the engines anew, each on its port.
+    pub(super) fn starts(&self) -> &[Vec<String>] {
+        &self.starts
     }
 
     /// The ends of the logs of all that runs.

@@ -1,14 +1,18 @@
 //! Real OpenAI clients against the gateway, on fake engines or on real vLLM.
 //!
-//! Each scenario gets a fleet of its own: engines, and one `sagellm serve` before them. Its
-//! script, in Python, learns from the environment where they are:
+//! Each scenario is a script in Python and one `sagellm serve` before two engines. Fake engines are
+//! its own; real ones, which take a minute to start, serve one scenario after the other. The script
+//! learns from the environment where all of it is:
 //!
 //! | variable | value |
 //! |---|---|
-//! | `SAGELLM_URL` | the gateway, as `http://127.0.0.1:PORT` |
-//! | `SAGELLM_ENGINES` | the engines behind it, separated by commas |
-//! | `SAGELLM_MODEL` | the model that they serve |
-//! | `SAGELLM_ENGINE` | `fake` or `vllm` |
+//! | `E2E_URL` | the gateway, as `http://127.0.0.1:PORT` |
+//! | `E2E_ENGINES` | the engines behind it, separated by commas |
+//! | `E2E_STARTS` | the commands that start them anew, as a JSON list of lists of words |
+//! | `E2E_MODEL` | the model that they serve |
+//! | `E2E_ENGINE` | `fake` or `vllm` |
+//! | `E2E_FAKE` | a fake engine beside real ones, to compare them with |
+//! | `E2E_RECORD` | `1` to write down what real engines answer |
 //!
 //! and fails by its exit status.
 
@@ -25,7 +29,7 @@ use clap::{Args, ValueEnum};
 
 use crate::{shell, workspace};
 use clients::Clients;
-use fleet::Fleet;
+use fleet::{Fleet, MODEL, Setup};
 use process::Process;
 
 #[derive(Debug, Args)]
@@ -33,7 +37,8 @@ pub(crate) struct Options {
     /// What stands behind the gateway.
     #[arg(long, value_enum, default_value_t = Engine::Fake)]
     engine: Engine,
-    /// Starts real vLLM servers: `SCRIPT PORT...`, `SCRIPT stop PORT...`.
+    /// Starts real vLLM servers, in bash: `SCRIPT PORT...`, `SCRIPT stop PORT...`; its variable
+    /// EXTRA holds more options of vLLM, MAXLEN the context.
     #[arg(long, value_name = "SCRIPT", default_value = "../shared/tools/real-vllm/start.sh")]
     vllm_script: PathBuf,
     /// Use this binary instead of building one.
@@ -42,6 +47,9 @@ pub(crate) struct Options {
     /// Run only scenarios whose name contains this.
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
+    /// Write down what real vLLM answers to the corpus, for the comparison with fake engines.
+    #[arg(long)]
+    record: bool,
     #[command(flatten)]
     need: Need,
 }
@@ -50,7 +58,7 @@ impl Options {
     /// What CI runs: every scenario on fake engines.
     pub(crate) fn on_fakes(need: Need) -> Self {
         let vllm_script = PathBuf::new();
-        Self { engine: Engine::Fake, vllm_script, binary: None, only: None, need }
+        Self { engine: Engine::Fake, vllm_script, binary: None, only: None, record: false, need }
     }
 }
 
@@ -83,28 +91,38 @@ pub(crate) enum Engine {
     Vllm,
 }
 
-/// One script and the fleet that it runs against.
+/// One script and the gateway that it runs against.
 #[derive(Debug)]
 struct Scenario {
     /// The script, in `xtask/e2e/`.
     script: &'static str,
-    /// The Python module of the client under test.
+    /// The Python module that the script needs before all others.
     module: &'static str,
-    engines: usize,
-    strategy: &'static str,
-    router: &'static str,
+    setup: Setup,
 }
 
-const SCENARIOS: &[Scenario] = &[Scenario {
-    script: "openai_sdk.py",
-    module: "openai",
-    engines: 2,
-    strategy: "fifo",
-    router: "round_robin",
-}];
+/// The engines of a scenario.
+const ENGINES: usize = 2;
 
-/// A script that takes longer hangs.
-const SCRIPT_TIMEOUT: Duration = Duration::from_secs(300);
+/// In turns, so that every scenario uses both engines.
+const PLAIN: Setup = Setup { strategy: "fifo", router: "round_robin", any_model: false };
+
+const SCENARIOS: &[Scenario] = &[
+    Scenario { script: "openai_sdk.py", module: "openai", setup: PLAIN },
+    Scenario { script: "langchain_chat.py", module: "langchain_openai", setup: PLAIN },
+    Scenario { script: "corpus.py", module: "tomllib", setup: PLAIN },
+    Scenario {
+        script: "sage_cp_bench.py",
+        module: "sage.benchmark_control_plane",
+        // Its models have names of their own.
+        setup: Setup { any_model: true, ..PLAIN },
+    },
+    // The last one: it kills an engine.
+    Scenario { script: "failover.py", module: "openai", setup: PLAIN },
+];
+
+/// A script that takes longer hangs: one waits until a real engine has started again.
+const SCRIPT_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Runs the scenarios.
 ///
@@ -133,41 +151,77 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if scenarios.is_empty() {
         bail!("no scenario has such a name");
     }
+    let logs = target.join("e2e-logs");
+    std::fs::create_dir_all(&logs)?;
+    let mut shared = match options.engine {
+        Engine::Fake => None,
+        Engine::Vllm => Some(Shared {
+            fake: Fleet::fake(&binary, 1, &logs)?,
+            engines: Fleet::vllm(&vllm_script(options), ENGINES)?,
+        }),
+    };
+    let mut failures = Vec::new();
     for scenario in scenarios {
         if !clients.can_import(scenario.module) {
             let reason = format!("Python module {} is not for this Python", scenario.module);
             skip(&options.need, scenario.script, &reason)?;
             continue;
         }
-        let logs = target.join("e2e-logs").join(scenario.script);
-        shell::step(&format!("e2e: {}", scenario.script), || {
-            run_scenario(options, scenario, &clients, &binary, &logs)
-        })?;
+        let logs = logs.join(scenario.script);
+        std::fs::create_dir_all(&logs)?;
+        let outcome = shell::step(&format!("e2e: {}", scenario.script), || match &mut shared {
+            Some(Shared { engines, fake }) => {
+                let mut environment = vec![("E2E_FAKE", fake.engines().join(","))];
+                if options.record {
+                    environment.push(("E2E_RECORD", "1".to_owned()));
+                }
+                run_scenario(scenario, engines, &environment, &clients, &binary, &logs)
+            }
+            None => {
+                let mut fleet = Fleet::fake(&binary, ENGINES, &logs)?;
+                run_scenario(scenario, &mut fleet, &[], &clients, &binary, &logs)
+            }
+        });
+        // The others are worth knowing: real engines take a minute to start.
+        if let Err(error) = outcome {
+            eprintln!("  {error:#}");
+            failures.push(scenario.script);
+        }
+    }
+    if !failures.is_empty() {
+        bail!("these scenarios failed: {}", failures.join(", "));
     }
     Ok(())
 }
 
+/// What real engines share among scenarios.
+#[derive(Debug)]
+struct Shared {
+    engines: Fleet,
+    /// To compare them with.
+    fake: Fleet,
+}
+
 fn run_scenario(
-    options: &Options,
     scenario: &Scenario,
+    fleet: &mut Fleet,
+    environment: &[(&str, String)],
     clients: &Clients,
     binary: &Path,
     logs: &Path,
 ) -> Result<()> {
-    std::fs::create_dir_all(logs)?;
-    let mut fleet = match options.engine {
-        Engine::Fake => Fleet::fake(binary, scenario.engines, logs)?,
-        Engine::Vllm => Fleet::vllm(&vllm_script(options), scenario.engines)?,
-    };
-    fleet.serve(binary, scenario.strategy, scenario.router, logs)?;
+    fleet.serve(binary, &scenario.setup, logs)?;
+    let engine = if fleet.is_fake() { "fake" } else { "vllm" };
     let mut script = Command::new(clients.python());
     script
         .arg(workspace::root().join("xtask/e2e").join(scenario.script))
         .current_dir(logs)
-        .env("SAGELLM_URL", fleet.url())
-        .env("SAGELLM_ENGINES", fleet.engines().join(","))
-        .env("SAGELLM_MODEL", fleet.model())
-        .env("SAGELLM_ENGINE", format!("{:?}", options.engine).to_lowercase())
+        .env("E2E_URL", fleet.url())
+        .env("E2E_ENGINES", fleet.engines().join(","))
+        .env("E2E_STARTS", serde_json::to_string(fleet.starts())?)
+        .env("E2E_MODEL", MODEL)
+        .env("E2E_ENGINE", engine)
+        .envs(environment.iter().map(|(name, value)| (name, value)))
         .env("PYTHONDONTWRITEBYTECODE", "1")
         // A proxy of the environment is not for the loopback.
         .env("NO_PROXY", "127.0.0.1,localhost")

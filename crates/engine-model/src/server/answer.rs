@@ -3,9 +3,12 @@
 //! Everything that the chunks of a stream have in common is formatted once per request; a chunk is
 //! a few copies.
 
+use std::ops::Range;
+
 use super::json;
 use super::live::Reach;
 use super::request::{Choice, Generation, Kind, Script, StreamUsage};
+use super::text::Prompt;
 use super::{logprobs, text};
 
 /// What `system_fingerprint` says.
@@ -79,9 +82,9 @@ impl Answer {
                 }
             });
         }
-        out.extend(br#"],"service_tier":null,"system_fingerprint":""#);
-        out.extend(FINGERPRINT.as_bytes());
-        out.extend(br#"","usage":"#);
+        out.extend(br#"],"service_tier":null"#);
+        fingerprint(&mut out);
+        out.extend(br#","usage":"#);
         self.usage(&mut out, reach, true);
         if self.generation.kind == Kind::Chat {
             out.extend(br#","prompt_logprobs":null,"prompt_token_ids":null,"prompt_text":null"#);
@@ -92,74 +95,110 @@ impl Answer {
 
     fn message(&self, out: &mut Vec<u8>, choice: &Choice) {
         out.extend(br#","message":{"role":"assistant","content":"#);
-        match &choice.script {
-            Script::Words(_) => json::string(out, &shown(choice)),
-            Script::Tool { .. } => out.extend(b"null"),
-        }
-        out.extend(br#","refusal":null,"annotations":null,"audio":null,"function_call":null,"tool_calls":["#);
-        if let Script::Tool { name, arguments } = &choice.script {
-            self.call_head(out, name, false);
+        let tool = match &choice.script {
+            Script::Words(_) => {
+                json::string(out, &shown(choice));
+                None
+            }
+            Script::Tool { name, arguments, .. } => {
+                out.extend(br#""""#);
+                Some((name, arguments))
+            }
+        };
+        out.extend(br#","refusal":null,"annotations":null,"audio":null,"function_call":null"#);
+        if let Some((name, arguments)) = tool {
+            out.extend(br#","tool_calls":["#);
+            self.call_head(out, name, b"");
+            out.extend(br#","arguments":""#);
             json::escaped(out, arguments);
-            out.extend(br#""}}"#);
+            out.extend(br#""}}]"#);
         }
-        out.extend(br#"],"reasoning":null}"#);
+        out.extend(br#","reasoning":null}"#);
     }
 
-    /// Writes a tool call up to its arguments, inside their opening quote.
-    fn call_head(&self, out: &mut Vec<u8>, name: &str, index: bool) {
+    /// Writes a tool call up to its name.
+    fn call_head(&self, out: &mut Vec<u8>, name: &str, index: &[u8]) {
         out.extend(br#"{"id":""#);
         out.extend(self.call_id.as_bytes());
         out.extend(br#"","type":"function""#);
-        if index {
-            out.extend(br#","index":0"#);
-        }
+        out.extend(index);
         out.extend(br#","function":{"name":"#);
         json::string(out, name);
-        out.extend(br#","arguments":""#);
     }
 
-    /// Writes the chunks of a choice's next token; the first also opens the message.
+    /// Writes the chunks of a choice's next token: the first also opens the message, the last of a
+    /// tool call closes it.
     pub(super) fn chunks(&self, out: &mut Vec<u8>, index: usize, written: &mut Written) {
         let choice = &self.generation.choices[index];
         let chat = self.generation.kind == Kind::Chat;
         let token = written.tokens;
         let last = token + 1 == choice.tokens;
         if token == 0 && chat {
-            self.open(out, index);
-            out.extend(
-                br#"{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]"#,
-            );
-            self.close(out, choice, written);
-            if let Script::Tool { name, .. } = &choice.script {
-                self.open(out, index);
-                out.extend(br#"{"tool_calls":["#);
-                self.call_head(out, name, true);
-                out.extend(br#""}}]},"logprobs":null,"finish_reason":null,"token_ids":null}]"#);
-                self.close(out, choice, written);
-            }
+            self.begin(out, index, written);
         }
         written.tokens += 1;
         let start = written.bytes;
-        if let Script::Words(seed) = choice.script {
-            let word = text::word(text::generated(seed, token));
-            let length = choice.shown.saturating_sub(start).min(word.len());
-            written.bytes += length;
-            if length == 0 && !last {
-                return;
+        match &choice.script {
+            Script::Words(seed) => {
+                let word = text::word(text::generated(*seed, token));
+                let length = choice.shown.saturating_sub(start).min(word.len());
+                written.bytes += length;
+                if length == 0 && !last {
+                    return;
+                }
+                self.open(out, index);
+                out.extend(if chat { &br#"{"content":""#[..] } else { b"" });
+                out.extend(&word[..length]);
+                out.extend(if chat { &br#""}"#[..] } else { br#"""# });
+                self.rest(out, choice, token..token + 1, last, written);
             }
-            self.open(out, index);
-            out.extend(if chat { &br#"{"content":""#[..] } else { b"" });
-            out.extend(&word[..length]);
-            out.extend(if chat { &br#""}"#[..] } else { br#"""# });
-        } else if let Script::Tool { arguments, .. } = &choice.script {
-            let piece = text::pieces(&arguments[start..]).next().unwrap_or_default();
-            written.bytes += piece.len();
-            self.open(out, index);
-            out.extend(br#"{"tool_calls":[{"index":0,"function":{"arguments":""#);
-            json::escaped(out, piece);
-            out.extend(br#""}}]}"#);
+            Script::Tool { arguments, .. } => {
+                let piece = text::pieces(&arguments[start..]).next().unwrap_or_default();
+                written.bytes += piece.len();
+                self.open(out, index);
+                out.extend(
+                    br#"{"content":null,"tool_calls":[{"index":0,"function":{"arguments":""#,
+                );
+                json::escaped(out, piece);
+                out.extend(br#""}}]}"#);
+                self.rest(out, choice, 0..0, false, written);
+                if last {
+                    self.open(out, index);
+                    out.extend(b"{}");
+                    self.rest(out, choice, 0..0, true, written);
+                }
+            }
         }
-        logprobs::write(out, &self.generation, choice, token..token + 1);
+    }
+
+    /// Writes what opens the message of a choice.
+    fn begin(&self, out: &mut Vec<u8>, index: usize, written: &Written) {
+        let choice = &self.generation.choices[index];
+        self.open(out, index);
+        out.extend(br#"{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]"#);
+        self.running_usage(out, choice, written);
+        out.extend(br#","prompt_token_ids":null,"prompt_text":null}"#);
+        out.extend(b"\n\n");
+        if let Script::Tool { name, .. } = &choice.script {
+            self.open(out, index);
+            out.extend(br#"{"content":null,"tool_calls":["#);
+            self.call_head(out, name, br#","index":0"#);
+            out.extend(b"}}]}");
+            self.rest(out, choice, 0..0, false, written);
+        }
+    }
+
+    /// Writes a chunk from behind its delta or text to its end.
+    fn rest(
+        &self,
+        out: &mut Vec<u8>,
+        choice: &Choice,
+        tokens: Range<u32>,
+        last: bool,
+        written: &Written,
+    ) {
+        let chat = self.generation.kind == Kind::Chat;
+        logprobs::write(out, &self.generation, choice, tokens);
         out.extend(br#","finish_reason":"#);
         if last {
             out.push(b'"');
@@ -175,7 +214,12 @@ impl Answer {
             out.extend(br#","prompt_token_ids":null"#);
         }
         out.extend(br#","token_ids":null}]"#);
-        self.close(out, choice, written);
+        self.running_usage(out, choice, written);
+        // The last chunk has the fingerprint: that of the usage, or else that which ends a choice.
+        if last && self.generation.usage == StreamUsage::Never {
+            fingerprint(out);
+        }
+        out.extend(b"}\n\n");
     }
 
     /// Begins a chunk, up to the delta or the inside of the text.
@@ -189,15 +233,17 @@ impl Answer {
         });
     }
 
-    /// Ends a chunk after its list of choices.
-    fn close(&self, out: &mut Vec<u8>, choice: &Choice, written: &Written) {
+    /// Writes the usage so far, if every chunk has it.
+    fn running_usage(&self, out: &mut Vec<u8>, choice: &Choice, written: &Written) {
         if self.generation.usage == StreamUsage::InEveryChunk {
             out.extend(br#","usage":"#);
             let prompt = u64::from(self.generation.prompts[choice.prompt].tokens);
             usage_counts(out, prompt, u64::from(written.tokens));
+            if self.generation.kind == Kind::Chat {
+                out.extend(br#","completion_tokens_details":null"#);
+            }
             out.push(b'}');
         }
-        out.extend(b"}\n\n");
     }
 
     /// Writes what follows the last token of a stream.
@@ -206,30 +252,43 @@ impl Answer {
             out.extend(&self.chunk);
             out.extend(br#"],"usage":"#);
             self.usage(out, reach, false);
+            fingerprint(out);
             out.extend(b"}\n\n");
         }
         out.extend(b"data: [DONE]\n\n");
     }
 
-    fn usage(&self, out: &mut Vec<u8>, reach: &[Reach], nulls: bool) {
-        let prompt = self.generation.prompts.iter().map(|prompt| u64::from(prompt.tokens)).sum();
+    /// Writes the usage of all; `whole` answers have more nulls in it than the last chunk of a
+    /// stream.
+    fn usage(&self, out: &mut Vec<u8>, reach: &[Reach], whole: bool) {
+        let prompts = &self.generation.prompts;
+        let prompt = prompts.iter().map(|prompt| u64::from(prompt.tokens)).sum();
         let output = reach.iter().map(|reach| u64::from(reach.tokens)).sum();
         usage_counts(out, prompt, output);
-        // vLLM reports the last answer's cached tokens, and nothing if there were none.
-        match reach.last().map_or(0, |reach| reach.cached) {
-            0 if nulls => out.extend(br#","prompt_tokens_details":null"#),
-            0 => {}
-            cached => {
-                out.extend(br#","prompt_tokens_details":{"cached_tokens":"#);
-                json::number(out, u64::from(cached));
-                out.push(b'}');
-            }
+        // As of `--enable-prompt-tokens-details`; of several answers vLLM reports the last one's.
+        let cached = reach.last().map_or(0, |reach| reach.cached);
+        out.extend(br#","prompt_tokens_details":{"cached_tokens":"#);
+        json::number(out, u64::from(cached));
+        if self.generation.kind == Kind::Chat {
+            let created = prompts.last().map_or(0, Prompt::storable).saturating_sub(cached);
+            out.extend(br#","created_cache_tokens":"#);
+            json::number(out, u64::from(created));
+        } else if whole {
+            out.extend(br#","created_cache_tokens":null"#);
         }
-        if nulls {
-            out.extend(br#","completion_tokens_details":null"#);
+        if whole {
+            out.extend(br#","multimodal_tokens":null},"completion_tokens_details":null"#);
+        } else {
+            out.push(b'}');
         }
         out.push(b'}');
     }
+}
+
+fn fingerprint(out: &mut Vec<u8>) {
+    out.extend(br#","system_fingerprint":""#);
+    out.extend(FINGERPRINT.as_bytes());
+    out.push(b'"');
 }
 
 fn usage_counts(out: &mut Vec<u8>, prompt: u64, output: u64) {

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use super::errors::ApiError;
 use super::fields::Fields;
 use super::json;
-use super::prompt::prompts;
+use super::prompt::{self, prompts};
 use super::request::{Limits, served};
 use super::text::{Prompt, mix};
 
@@ -29,12 +29,14 @@ impl Embedding {
     pub(super) fn parse(body: &Map<String, Value>, limits: &Limits<'_>) -> Result<Self, ApiError> {
         let mut fields = Fields::new(body);
         fields.require("input");
+        let input = fields.get("input");
+        fields.found(prompt::check("input", input.unwrap_or(&Value::Null)));
         let model = fields.text("model");
         let dimensions = fields.integer("dimensions").unwrap_or(DIMENSIONS);
         let base64 = fields.text("encoding_format") == Some("base64");
         fields.finish()?;
         let model = served(model, limits)?.to_owned();
-        let inputs = prompts(body.get("input"), limits, 0)?;
+        let inputs = prompts(input.unwrap_or(&Value::Null), limits, 0)?;
         if !(1..=MOST_DIMENSIONS).contains(&dimensions) {
             let message =
                 format!("dimensions must be in [1, {MOST_DIMENSIONS}], got {dimensions}.");

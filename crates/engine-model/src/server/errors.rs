@@ -5,6 +5,9 @@ use serde_json::Value;
 
 use super::json;
 
+/// More findings than this are only counted.
+const MOST_FINDINGS: usize = 10;
+
 /// A refusal: a status and an error body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ApiError {
@@ -29,9 +32,13 @@ impl ApiError {
 
     /// A body of the wrong shape; `findings` is what the validator says, one a line.
     pub(super) fn invalid(findings: &[String], param: Option<String>) -> Self {
-        let plural = if findings.len() == 1 { "" } else { "s" };
-        let message =
-            format!("{} validation error{plural}:\n  {}", findings.len(), findings.join("\n  "));
+        let count = findings.len();
+        let plural = if count == 1 { "" } else { "s" };
+        let shown = findings[..count.min(MOST_FINDINGS)].join("\n  ");
+        let mut message = format!("{count} validation error{plural}:\n  {shown}");
+        if count > MOST_FINDINGS {
+            message.push_str(&format!("\n  ...and {} more errors", count - MOST_FINDINGS));
+        }
         Self::new(StatusCode::BAD_REQUEST, "Bad Request", message, param)
     }
 
@@ -82,10 +89,10 @@ impl ApiError {
 /// Returns `value` as the validator shows an input.
 pub(super) fn shown(value: &Value) -> String {
     match value {
-        Value::Null => "None".to_owned(),
-        Value::Bool(true) => "True".to_owned(),
-        Value::Bool(false) => "False".to_owned(),
-        Value::Number(number) => number.to_string(),
+        Value::Null => "'None'".to_owned(),
+        Value::Bool(true) => "'True'".to_owned(),
+        Value::Bool(false) => "'False'".to_owned(),
+        Value::Number(number) => format!("'{number}'"),
         Value::String(text) => quoted(text),
         Value::Array(items) => format!("'<list of {} items>'", items.len()),
         Value::Object(fields) => format!("'<dict of {} items>'", fields.len()),
@@ -135,6 +142,18 @@ mod tests {
     }
 
     #[test]
+    fn of_many_findings_ten_are_told() {
+        let findings: Vec<String> = (0..12).map(|n| format!("finding {n}")).collect();
+        let message = ApiError::invalid(&findings, None).message;
+        assert!(message.starts_with("12 validation errors:\n  finding 0\n  finding 1\n"));
+        assert!(message.ends_with("\n  finding 9\n  ...and 2 more errors"), "{message}");
+        assert_eq!(
+            ApiError::invalid(&findings[..1], None).message,
+            "1 validation error:\n  finding 0"
+        );
+    }
+
+    #[test]
     fn inputs_are_shown_as_python_shows_them() {
         let check = |json: &str, expected: &str| {
             assert_eq!(shown(&serde_json::from_str(json).expect("JSON")), expected);
@@ -142,6 +161,8 @@ mod tests {
         check(r#""hot""#, "'hot'");
         check(r#""it's""#, "\"it's\"");
         check(r#"{"a":1}"#, "'<dict of 1 items>'");
-        check("true", "True");
+        check("true", "'True'");
+        check("7", "'7'");
+        check("null", "'None'");
     }
 }

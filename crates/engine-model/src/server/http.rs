@@ -15,7 +15,7 @@ use super::answer::Answer;
 use super::embeddings::Embedding;
 use super::errors::ApiError;
 use super::live::{Job, Shared};
-use super::prompt::{chat_prompt, token_id};
+use super::prompt::{self, chat_prompt, token_id};
 use super::request::{Generation, Kind, Limits, served};
 use super::stream::StreamBody;
 use super::{Fault, fields, json, metrics, text};
@@ -66,7 +66,7 @@ async fn route(
     id: &str,
 ) -> Result<Response<Body>, ApiError> {
     let (head, body) = request.into_parts();
-    let get = head.method == Method::GET || head.method == Method::HEAD;
+    let get = head.method == Method::GET;
     let post = head.method == Method::POST;
     match head.uri.path() {
         "/health" if get => Ok(health(shared)),
@@ -77,7 +77,8 @@ async fn route(
             Ok(json_answer(format!(r#"{{"server_load":{load}}}"#)))
         }
         "/v1/models" if get => Ok(json_answer(models(shared))),
-        "/metrics" if get => Ok(metrics_page(shared)),
+        // An application of its own: it alone answers HEAD.
+        "/metrics" if get || head.method == Method::HEAD => Ok(metrics_page(shared)),
         "/reset_prefix_cache" if post => {
             shared.reset_prefix_cache();
             Ok(full(StatusCode::OK, JSON, Bytes::new()))
@@ -255,11 +256,18 @@ fn rejected(rejection: &Rejection) -> ApiError {
 
 fn tokenize(shared: &Shared, body: &Map<String, Value>) -> Result<Response<Body>, ApiError> {
     let mut fields = fields::Fields::new(body);
-    let (prompt, messages) = (fields.text("prompt"), fields.list("messages"));
     let (model, strings) = (fields.text("model"), fields.boolean("return_token_strs"));
-    if messages.is_none() {
+    let prompt = body.get("prompt").and_then(Value::as_str);
+    let messages = body.get("messages").and_then(Value::as_array);
+    if prompt.is_none() && messages.is_none() {
+        // The validator tells why it is neither of the two kinds of requests.
         fields.require("prompt");
+        fields.text("prompt");
+        fields.require("messages");
+        fields.list("messages");
     }
+    let messages = messages.map(Vec::as_slice);
+    fields.found(prompt::check_messages(messages.unwrap_or(&[])));
     fields.finish()?;
     let limits = shared.limits();
     served(model, &limits)?;
@@ -303,6 +311,7 @@ fn detokenize(shared: &Shared, body: &Map<String, Value>) -> Result<Response<Bod
     let mut fields = fields::Fields::new(body);
     fields.require("tokens");
     let (tokens, model) = (fields.list("tokens").unwrap_or(&[]), fields.text("model"));
+    fields.found(prompt::check_ids("tokens", tokens));
     fields.finish()?;
     served(model, &shared.limits())?;
     let mut out = br#"{"prompt":""#.to_vec();

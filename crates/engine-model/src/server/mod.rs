@@ -29,6 +29,7 @@ mod logprobs;
 mod metrics;
 mod prompt;
 mod request;
+mod sampling;
 mod stream;
 mod text;
 mod tools;

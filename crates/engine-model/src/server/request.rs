@@ -4,9 +4,10 @@ use serde_json::{Map, Value};
 
 use super::errors::ApiError;
 use super::fields::Fields;
-use super::prompt::{chat_prompt, fit, prompts, seed_of};
-use super::text::{self, Prompt, mix};
-use super::tools::tool_call;
+use super::prompt::{self, chat_prompt, fit, prompts, seed_of};
+use super::sampling::Sampling;
+use super::text::{self, Prompt, VOCABULARY, mix};
+use super::tools::{self, tool_call};
 
 /// Which endpoint was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,8 +31,9 @@ pub(super) struct Limits<'a> {
 pub(super) enum Script {
     /// Words drawn from a seed.
     Words(u64),
-    /// A call of a tool: its name, and the JSON of its arguments, four bytes a token.
-    Tool { name: String, arguments: String },
+    /// A call of a tool: its name, the JSON of its arguments, four bytes a token, and why the answer
+    /// ends.
+    Tool { name: String, arguments: String, finish: &'static str },
 }
 
 /// One answer of a request.
@@ -72,6 +74,8 @@ pub(super) struct Generation {
 
 /// Most alternatives per token.
 const MOST_LOGPROBS: i64 = 20;
+/// Most stop strings.
+const MOST_STOPS: usize = 4;
 /// Output tokens of a completion that does not say.
 const COMPLETION_TOKENS: u32 = 16;
 /// Output tokens of a chat answer that ends by itself.
@@ -94,19 +98,23 @@ impl Generation {
         }
         let model = fields.text("model");
         let messages = if kind == Kind::Chat { fields.list("messages") } else { None };
+        let prompt = fields.get("prompt").filter(|_| kind == Kind::Completion);
+        fields.found(prompt.map(|prompt| prompt::check("prompt", prompt)).unwrap_or_default());
         let wanted = Wanted::read(kind, &mut fields);
         let tools = fields.list("tools").unwrap_or(&[]);
         let salt = fields.text("cache_salt").map_or(0, seed_of);
+        fields.found(prompt::check_messages(messages.unwrap_or(&[])));
         fields.finish()?;
 
         let model = served(model, limits)?;
-        let mut prompts = match messages {
-            Some(messages) => vec![chat_prompt(messages, tools, limits, salt)?],
-            None => prompts(body.get("prompt"), limits, salt)?,
+        let prompts = match (prompt, messages) {
+            (Some(prompt), _) => prompts(prompt, limits, salt)?,
+            (None, Some(messages)) => vec![chat_prompt(messages, tools, limits, salt)?],
+            (None, None) => return Err(ApiError::bad_request("'NoneType' object is not iterable")),
         };
-        wanted.check(limits)?;
-        for prompt in &mut prompts {
-            fit(prompt, wanted.max_tokens, limits.max_model_len)?;
+        for prompt in &prompts {
+            let room = fit(prompt, wanted.max_tokens, limits.max_model_len)?;
+            wanted.check(room, limits)?;
         }
         let tool = tool_call(body, tools, messages.unwrap_or(&[]));
         let mut choices = Vec::with_capacity(prompts.len() * wanted.n as usize);
@@ -145,17 +153,31 @@ fn check_first(kind: Kind, body: &Map<String, Value>) -> Result<(), ApiError> {
         let message = "Parameter 'cache_salt' must be a non-empty string if provided.";
         return Err(ApiError::parameter(message, "cache_salt", None));
     }
-    let empty = match given("prompt") {
-        None => true,
-        Some(Value::String(text)) => text.is_empty(),
-        Some(Value::Array(items)) => items.is_empty(),
-        Some(_) => false,
-    };
-    if kind == Kind::Completion && empty {
-        let message = "Either prompt or prompt_embeds must be provided and non-empty.";
-        return Err(ApiError::parameter(message, "prompt", None));
+    // `-1` stands for all of the vocabulary, which is more than may be asked for.
+    let number = |name: &str| given(name).and_then(Value::as_i64);
+    let name = if kind == Kind::Chat { "top_logprobs" } else { "logprobs" };
+    if let Some(alternatives) = number(name).filter(|n| *n < -1) {
+        let message = format!("`{name}` must be a positive value or -1.");
+        return Err(ApiError::parameter(&message, name, Some(&alternatives.to_string())));
     }
-    Ok(())
+    if kind == Kind::Completion {
+        return match given("prompt") {
+            None => Err(no_prompt()),
+            Some(Value::String(text)) if text.is_empty() => Err(no_prompt()),
+            Some(_) => Ok(()),
+        };
+    }
+    let asked = given("logprobs") == Some(&Value::Bool(true));
+    if number("top_logprobs").is_some_and(|n| n != 0) && !asked {
+        let message = "when using `top_logprobs`, `logprobs` must be set to true.";
+        return Err(ApiError::parameter(message, "top_logprobs", None));
+    }
+    tools::check(body)
+}
+
+fn no_prompt() -> ApiError {
+    let message = "Either prompt or prompt_embeds must be provided and non-empty.";
+    ApiError::parameter(message, "prompt", None)
 }
 
 /// The sampling and output fields of a body.
@@ -164,16 +186,18 @@ struct Wanted {
     n: u32,
     raw_n: i64,
     max_tokens: Option<i64>,
+    /// By which of its two names the limit was given.
+    limit_name: &'static str,
     min_tokens: i64,
     ignore_eos: bool,
-    temperature: Option<f64>,
-    top_p: Option<f64>,
+    /// Fields of numbers that are checked and change nothing.
+    sampling: Sampling,
     seed: u64,
     stop: Vec<String>,
     stream: bool,
     usage: StreamUsage,
     logprobs: Option<u32>,
-    raw_logprobs: i64,
+    raw_logprobs: Option<i64>,
     priority: i64,
 }
 
@@ -181,102 +205,90 @@ impl Wanted {
     fn read(kind: Kind, fields: &mut Fields<'_>) -> Self {
         let stream = fields.boolean("stream");
         let options = fields.object("stream_options");
-        let option = |name: &str| options.and_then(|o| o.get(name)) == Some(&Value::Bool(true));
+        let mut option = |name: &str| {
+            let value = options.and_then(|options| options.get(name)).filter(|v| !v.is_null());
+            value.is_some_and(|v| fields.boolean_at(&format!("stream_options.{name}"), v))
+        };
         let usage = match (option("include_usage"), option("continuous_usage_stats")) {
             (true, true) => StreamUsage::InEveryChunk,
             (true, false) => StreamUsage::AtEnd,
             (false, _) => StreamUsage::Never,
         };
         let limit = fields.integer("max_tokens");
-        let max_tokens = match kind {
-            Kind::Chat => fields.integer("max_completion_tokens").or(limit),
-            Kind::Completion => limit,
+        let newer = match kind {
+            Kind::Chat => fields.integer("max_completion_tokens"),
+            Kind::Completion => None,
         };
+        let max_tokens = newer.or(limit);
+        let limit_name = if newer.is_some() { "max_completion_tokens" } else { "max_tokens" };
         let raw_logprobs = match kind {
-            Kind::Chat if fields.boolean("logprobs") => fields.integer("top_logprobs").unwrap_or(0),
-            Kind::Chat => -1,
-            Kind::Completion => fields.integer("logprobs").unwrap_or(-1),
-        };
-        let stop = match fields.get("stop") {
-            Some(Value::String(text)) => vec![text.clone()],
-            Some(_) => {
-                let texts = fields.list("stop").unwrap_or(&[]).iter();
-                texts.filter_map(Value::as_str).map(str::to_owned).collect()
+            Kind::Chat if fields.boolean("logprobs") => {
+                Some(fields.integer("top_logprobs").unwrap_or(0))
             }
-            None => Vec::new(),
+            Kind::Chat => None,
+            Kind::Completion => fields.integer("logprobs"),
         };
+        let raw_logprobs = raw_logprobs.map(|n| if n == -1 { i64::from(VOCABULARY) } else { n });
+        let stop = fields.texts("stop", MOST_STOPS);
         let raw_n = fields.integer("n").unwrap_or(1);
         Self {
             kind,
             n: raw_n.clamp(0, 1_024) as u32,
             raw_n,
             max_tokens,
+            limit_name,
             min_tokens: fields.integer("min_tokens").unwrap_or(0),
             ignore_eos: fields.boolean("ignore_eos"),
-            temperature: fields.float("temperature"),
-            top_p: fields.float("top_p"),
+            sampling: Sampling::read(fields),
             seed: fields.integer("seed").map_or(0, |seed| mix(seed as u64 ^ 1)),
             stop: stop.into_iter().filter(|text| !text.is_empty()).collect(),
             stream,
             usage,
-            logprobs: u32::try_from(raw_logprobs.min(MOST_LOGPROBS)).ok(),
+            logprobs: raw_logprobs.and_then(|n| u32::try_from(n.min(MOST_LOGPROBS)).ok()),
             raw_logprobs,
             priority: fields.integer("priority").unwrap_or(0),
         }
     }
 
-    /// Checks the values of fields whose types are right.
-    fn check(&self, limits: &Limits<'_>) -> Result<(), ApiError> {
-        if let Some(tokens) = self.max_tokens {
-            let shown = tokens.to_string();
-            let refuse =
-                |message: String| Err(ApiError::parameter(&message, "max_tokens", Some(&shown)));
-            if tokens < 1 {
-                return refuse(format!("max_tokens must be at least 1, got {tokens}."));
-            }
-            if tokens > i64::from(limits.max_model_len) {
-                return refuse(format!(
-                    "max_tokens={tokens} cannot be greater than max_model_len={}. Please request \
-                     fewer output tokens.",
-                    limits.max_model_len
-                ));
-            }
-            if self.min_tokens > tokens {
-                return Err(ApiError::parameter(
-                    &format!(
-                        "min_tokens must be less than or equal to max_tokens={tokens}, got {}.",
-                        self.min_tokens
-                    ),
-                    "min_tokens",
-                    Some(&self.min_tokens.to_string()),
-                ));
-            }
+    /// Checks the values of fields whose types are right; `room` is how many tokens the answer may
+    /// have.
+    fn check(&self, room: i64, limits: &Limits<'_>) -> Result<(), ApiError> {
+        let most = i64::from(limits.max_model_len);
+        if let Some(tokens) = self.max_tokens.filter(|tokens| *tokens > most) {
+            let name = self.limit_name;
+            let message = format!(
+                "{name}={tokens} cannot be greater than max_model_len={most}. Please request fewer \
+                 output tokens."
+            );
+            return Err(ApiError::parameter(&message, name, Some(&tokens.to_string())));
         }
         if self.raw_n < 1 {
             let message = format!("n must be at least 1, got {}.", self.raw_n);
             return Err(ApiError::bad_request(message));
         }
-        if self.temperature.is_some_and(|t| t < 0.0) {
-            let value = format!("{:?}", self.temperature.unwrap_or_default());
-            let message = format!("temperature must be non-negative, got {value}.");
-            return Err(ApiError::parameter(&message, "temperature", Some(&value)));
+        self.sampling.check()?;
+        if room < 1 {
+            let message = format!("max_tokens must be at least 1, got {room}.");
+            return Err(ApiError::parameter(&message, "max_tokens", Some(&room.to_string())));
         }
-        if self.top_p.is_some_and(|p| !(0.0 < p && p <= 1.0)) {
-            let value = format!("{:?}", self.top_p.unwrap_or_default());
-            let message = format!("top_p must be in (0, 1], got {value}.");
-            return Err(ApiError::parameter(&message, "top_p", Some(&value)));
+        if self.min_tokens < 0 {
+            return Err(ApiError::bad_request(format!(
+                "min_tokens must be greater than or equal to 0, got {}.",
+                self.min_tokens
+            )));
         }
-        if self.raw_logprobs > MOST_LOGPROBS {
-            let name = if self.kind == Kind::Chat { "top_logprobs" } else { "logprobs" };
-            return Err(ApiError::parameter(
-                &format!(
-                    "Requested sample logprobs of {}, which is greater than max allowed: \
-                     {MOST_LOGPROBS}",
-                    self.raw_logprobs
-                ),
-                name,
-                Some(&self.raw_logprobs.to_string()),
-            ));
+        if self.min_tokens > room {
+            return Err(ApiError::bad_request(format!(
+                "min_tokens must be less than or equal to max_tokens={room}, got {}.",
+                self.min_tokens
+            )));
+        }
+        if let Some(asked) = self.raw_logprobs.filter(|asked| *asked > MOST_LOGPROBS) {
+            let message = format!(
+                "Requested sample logprobs of {asked}, which is greater than max allowed: \
+                 {MOST_LOGPROBS}"
+            );
+            return Err(ApiError::parameter(&message, "logprobs", Some(&asked.to_string())));
         }
         Ok(())
     }
@@ -292,17 +304,10 @@ impl Wanted {
     ) -> Choice {
         let room = limits.max_model_len - prompt.tokens;
         let most = self.max_tokens.map_or(room, |tokens| room.min(tokens as u32));
-        if let Some(Script::Tool { name, arguments }) = tool {
+        if let Some(Script::Tool { name, arguments, finish }) = tool {
             let tokens = (text::pieces(&arguments).count() as u32).clamp(1, room);
-            let (shown, script) = (arguments.len(), Script::Tool { name, arguments });
-            return Choice {
-                prompt: place,
-                script,
-                tokens,
-                shown,
-                finish: "tool_calls",
-                stop: None,
-            };
+            let (shown, script) = (arguments.len(), Script::Tool { name, arguments, finish });
+            return Choice { prompt: place, script, tokens, shown, finish, stop: None };
         }
         let seed = mix(prompt.hash ^ self.seed ^ mix(limits.seed) ^ u64::from(n) << 56);
         let natural = NATURAL.start + seed as u32 % (NATURAL.end - NATURAL.start);

@@ -84,6 +84,11 @@ impl Prompt {
         Self { tokens: 0, blocks: Vec::new(), hash: mix(!salt), text: false, block_size }
     }
 
+    /// Returns how many of its tokens are in full blocks, which alone are cached.
+    pub(super) fn storable(&self) -> u32 {
+        self.tokens - self.tokens % self.block_size
+    }
+
     /// Appends a token.
     pub(super) fn push(&mut self, code: u64) {
         self.hash = mix(self.hash.rotate_left(17) ^ code);
