@@ -281,8 +281,11 @@ impl Shell {
     ) -> (R, Vec<Delivery>) {
         let mut inner = self.lock();
         let result = act(&mut inner, now);
-        let mut deliveries = std::mem::take(&mut inner.spare);
+        let mut deliveries = Vec::new();
         while let Some(command) = inner.core.poll_command() {
+            if deliveries.capacity() == 0 {
+                deliveries = std::mem::take(&mut inner.spare);
+            }
             deliveries.extend(inner.address(command));
         }
         let next = inner.core.poll_timeout().map_or(u64::MAX, Timestamp::as_nanos);
@@ -304,11 +307,12 @@ impl Shell {
                 Delivery::Notice(notice) => log(&notice),
             }
         }
-        if deliveries.capacity() > 0 {
-            let mut inner = self.lock();
-            if inner.spare.capacity() < deliveries.capacity() {
-                inner.spare = deliveries;
-            }
+        // The emptied list is kept for the next call, unless somebody is at work: it is not worth
+        // a wait.
+        if deliveries.capacity() > 0
+            && let Ok(mut inner) = self.inner.try_lock()
+        {
+            inner.spare = deliveries;
         }
     }
 }
