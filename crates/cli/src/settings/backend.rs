@@ -1,6 +1,6 @@
 //! An engine named by its URL alone.
 
-use sagellm_types::ExecutionInstance;
+use sagellm_types::{ExecutionInstance, RequestType};
 
 /// Returns the instance at `url`; what it serves is asked from it.
 ///
@@ -28,6 +28,12 @@ pub(crate) fn instance(url: &str) -> Result<ExecutionInstance, String> {
     Ok(ExecutionInstance {
         scheme: parsed.scheme().to_owned(),
         base_path: path.to_owned(),
+        // What the engine behind a bare URL takes is the engine's to say.
+        supported_request_types: Some(vec![
+            RequestType::LlmChat,
+            RequestType::LlmGenerate,
+            RequestType::Embedding,
+        ]),
         ..ExecutionInstance::new(id, host, port, "")
     })
 }
