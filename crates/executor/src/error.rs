@@ -70,8 +70,8 @@ pub enum SettingsError {
         /// What was given.
         url: String,
     },
-    /// This build cannot speak TLS.
-    #[error("{url:?} needs TLS, which this build does not have: build with the feature `tls`")]
+    /// Engines are not called over TLS.
+    #[error("{url:?} needs TLS, which is not offered towards engines: name a proxy beside the engine that ends it, with http://")]
     Tls {
         /// What was given.
         url: String,

@@ -60,8 +60,6 @@ impl Clients {
     /// # Errors
     /// If the HTTP client cannot be built.
     pub fn new(config: &HttpConfig, clock: Clock) -> Result<Self, SettingsError> {
-        #[cfg(feature = "tls")]
-        choose_cryptography();
         let connect = clock.machine(Duration::from_millis(config.timeouts.connect_ms));
         let build = || {
             Client::builder()
@@ -77,13 +75,6 @@ impl Clients {
         };
         Ok(Self { traffic: build()?, probes: build()?, clock })
     }
-}
-
-/// Makes ring the process's provider of cryptography, unless its program has chosen another.
-#[cfg(feature = "tls")]
-fn choose_cryptography() {
-    // An error says that one is chosen already, which is as good.
-    let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
 /// One engine at one base URL.
@@ -110,7 +101,6 @@ impl HttpEngine {
         let url = Url::parse(base_url).map_err(|_| bad())?;
         match url.scheme() {
             "http" => {}
-            "https" if cfg!(feature = "tls") => {}
             "https" => return Err(SettingsError::Tls { url: base_url.to_owned() }),
             _ => return Err(bad()),
         }

@@ -363,17 +363,3 @@ async fn a_probe_of_a_hanging_engine_ends() {
     let error = Probe::new(&config).run(&engine(hanging(b"").await)).await.expect_err("no answer");
     assert_eq!(error.kind(), FailureKind::Timeout);
 }
-
-#[cfg(feature = "tls")]
-#[tokio::test]
-async fn an_engine_that_does_not_speak_tls_is_no_connection() {
-    let address = server(|mut stream, _| async move {
-        stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.expect("the client reads");
-        let _ = stream.read(&mut [0; 1024]).await;
-    })
-    .await;
-    let clients = Clients::new(&HttpConfig::default(), Clock::real()).expect("the defaults work");
-    let engine = HttpEngine::new(&format!("https://{address}"), None, &clients).expect("a URL");
-    let error = engine.call(Call::post("/", "{}", LIMITS)).await.expect_err("no handshake");
-    assert_eq!(error.kind(), FailureKind::Connect);
-}
