@@ -71,7 +71,9 @@ pub enum SettingsError {
         url: String,
     },
     /// Engines are not called over TLS.
-    #[error("{url:?} needs TLS, which is not offered towards engines: name a proxy beside the engine that ends it, with http://")]
+    #[error(
+        "{url:?} needs TLS, which is not offered towards engines: name a proxy beside the engine that ends it, with http://"
+    )]
     Tls {
         /// What was given.
         url: String,

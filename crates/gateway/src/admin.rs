@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 use sagellm_manager::{
-    Considered, ControlPlane, Explanation, InstanceView, PoolView, PredictionError, RouterConfig,
-    Shell, Snapshot, StrategyConfig,
+    Config, Considered, ControlPlane, Explanation, InstanceView, PoolView, PredictionError,
+    RouterConfig, Shell, Snapshot, StrategyConfig,
 };
 use sagellm_monitoring::{Report, Span};
 use sagellm_types::{ExecutionInstance, InstanceId};
@@ -133,6 +133,11 @@ fn named(body: &Bytes, expected: &str) -> Result<Value, Refusal> {
         .map_err(|_| Refusal::admin(400, format!("the body must be {expected}")))
 }
 
+/// Refuses settings with which `serve` would not start.
+fn usable(config: &Config) -> Result<(), Refusal> {
+    config.validate().map_err(|error| Refusal::admin(400, error.to_string()))
+}
+
 fn set_policy(shell: &Shell, body: &Bytes) -> Result<Value, Refusal> {
     let wanted = named(
         body,
@@ -140,6 +145,7 @@ fn set_policy(shell: &Shell, body: &Bytes) -> Result<Value, Refusal> {
     )?;
     let config: StrategyConfig =
         serde_json::from_value(wanted).map_err(|error| Refusal::admin(400, error.to_string()))?;
+    usable(&Config { strategy: config.clone(), ..Config::default() })?;
     let before = shell.read(|core, _| core.policies()).0;
     shell.set_strategy(&config);
     Ok(json!({"policy": config.name(), "previous": before}))
@@ -149,6 +155,7 @@ fn set_router(shell: &Shell, body: &Bytes) -> Result<Value, Refusal> {
     let wanted = named(body, "{\"router\": \"load_balanced\"}")?;
     let config: RouterConfig =
         serde_json::from_value(wanted).map_err(|error| Refusal::admin(400, error.to_string()))?;
+    usable(&Config { router: config.clone(), ..Config::default() })?;
     let before = shell.read(|core, _| core.policies()).1;
     shell.set_router(&config);
     Ok(json!({"router": config.name(), "previous": before}))

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use sagellm_api::{Marks, Scanner};
+use sagellm_api::{Marks, Scanner, says_engine_died};
 use sagellm_executor::ReplyBody;
 use sagellm_manager::Permit;
 use sagellm_monitoring::Sketch;
@@ -69,6 +69,8 @@ pub(crate) struct Relay {
     last_token: Option<Timestamp>,
     gaps: Box<Sketch>,
     done: bool,
+    /// The engine said in the midst of its answer that it broke; its reader has read that.
+    failed: Option<FailureKind>,
 }
 
 impl Relay {
@@ -96,6 +98,7 @@ impl Relay {
             last_token: None,
             gaps: Box::default(),
             done: false,
+            failed: None,
         };
         // The core has been told of the first token by whoever looked at it.
         relay.note(marks, now);
@@ -168,9 +171,14 @@ impl Relay {
             self.output = self.output.max(usage.completion);
         }
         self.done |= marks.done;
+        if let Some(error) = &marks.error {
+            // vLLM writes its own death into the stream, says `[DONE]` and closes properly.
+            let died = error.status >= 500 || says_engine_died(500, error.message.as_bytes());
+            self.failed = Some(if died { FailureKind::Unavailable } else { FailureKind::Rejected });
+        }
     }
 
-    /// Ends the request well, or says why it did not end well.
+    /// Ends the request, or says why the answer broke off.
     fn end(&mut self) -> Result<Bytes, FailureKind> {
         let rest = match &mut self.format {
             Format::Events(scanner) => {
@@ -193,7 +201,10 @@ impl Relay {
     }
 
     fn finish(&mut self) {
-        if let Some(permit) = self.permit.take() {
+        let Some(permit) = self.permit.take() else { return };
+        if let Some(kind) = self.failed {
+            permit.fail_begun(kind);
+        } else {
             let counted = Usage { output: Tokens(self.output), ..Usage::default() };
             let gaps = std::mem::take(&mut self.gaps);
             permit.finish(self.usage.unwrap_or(counted), (!gaps.is_empty()).then_some(gaps));

@@ -388,6 +388,9 @@ async fn operators_switch_drain_register_and_ask_why() {
         let message = body(refused).await["error"]["message"].to_string();
         assert!(message.contains(words), "{message}");
     }
+    let absurd = json!({"policy": {"cost_optimized": {"slack": -5}}});
+    let refused = body(fleet.post("/admin/set_policy", absurd).await).await;
+    assert!(refused["error"]["message"].to_string().contains("slack = -5"), "{refused}");
     let set = body(fleet.post("/admin/router", json!({"router": "power_of_two"})).await).await;
     assert_eq!(set["router"], "power_of_two");
     assert_eq!(body(fleet.get("/admin/policy").await).await["policy"], "slo_aware");

@@ -21,6 +21,8 @@ use tokio::net::TcpStream;
 
 const EVENT: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\" word\"}}]}\n\n";
 const LAST: &str = "data: [DONE]\n\n";
+/// What vLLM writes into its streams when its core has died.
+const DIED: &str = "data: {\"error\":{\"message\":\"EngineCore encountered an issue.\",\"type\":\"InternalServerError\",\"param\":null,\"code\":500}}\n\n";
 
 /// An engine that says what it is given and never closes.
 struct Lingering(&'static [&'static str]);
@@ -57,8 +59,9 @@ impl EngineFactory for Lingering {
     }
 }
 
-/// Reads an answer up to `mark`, leaves, and returns how many requests finished and were cancelled.
-async fn leave_after(said: &'static [&'static str], mark: &str) -> (u64, u64) {
+/// Reads an answer up to `mark`, leaves, and returns how many requests finished, were cancelled and
+/// failed.
+async fn leave_after(said: &'static [&'static str], mark: &str) -> (u64, u64, u64) {
     let factory = Box::new(Lingering(said));
     let shell = Shell::start(&Config::default(), Clock::real(), factory, ProbeConfig::default());
     let listen = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -82,7 +85,7 @@ async fn leave_after(said: &'static [&'static str], mark: &str) -> (u64, u64) {
     for _ in 0..500 {
         let counts = shell.read(|core, _| core.counts());
         if counts.ended() == 1 {
-            return (counts.finished, counts.cancelled);
+            return (counts.finished, counts.cancelled, counts.failed);
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
@@ -91,10 +94,15 @@ async fn leave_after(said: &'static [&'static str], mark: &str) -> (u64, u64) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_leaves_after_the_last_event_has_a_finished_answer() {
-    assert_eq!(leave_after(&[EVENT, EVENT, LAST], "[DONE]").await, (1, 0));
+    assert_eq!(leave_after(&[EVENT, EVENT, LAST], "[DONE]").await, (1, 0, 0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_leaves_before_the_last_event_has_cancelled() {
-    assert_eq!(leave_after(&[EVENT, EVENT], "word").await, (0, 1));
+    assert_eq!(leave_after(&[EVENT, EVENT], "word").await, (0, 1, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_engine_that_says_in_the_midst_that_it_died_has_not_finished() {
+    assert_eq!(leave_after(&[EVENT, DIED, LAST], "[DONE]").await, (0, 0, 1));
 }

@@ -3,8 +3,8 @@
 use indexmap::IndexMap;
 use sagellm_fleet::FleetConfig;
 use sagellm_routing::RouterConfig;
-use sagellm_strategies::StrategyConfig;
 use sagellm_strategies::queue::FairnessConfig;
+use sagellm_strategies::{CostOptimizedConfig, StrategyConfig};
 use sagellm_types::{PdSeparationConfig, Seed};
 use serde::{Deserialize, Serialize};
 
@@ -116,6 +116,22 @@ impl Config {
             }
         };
         within("retry.budget", self.retry.budget, 0.0, 1.0)?;
+        let slack = |name: &str, config: &CostOptimizedConfig| within(name, config.slack, 0.0, 1e3);
+        match &self.strategy {
+            StrategyConfig::CostOptimized(cost) => slack("strategy.cost_optimized.slack", cost)?,
+            StrategyConfig::Adaptive(adaptive) => {
+                slack("strategy.adaptive.cost_optimized.slack", &adaptive.cost_optimized)?;
+                for (name, share) in [
+                    ("calm_fill", adaptive.calm_fill),
+                    ("calm_missed", adaptive.calm_missed),
+                    ("overload_late", adaptive.overload_late),
+                    ("hysteresis", adaptive.hysteresis),
+                ] {
+                    within(&format!("strategy.adaptive.{name}"), share, 0.0, 1.0)?;
+                }
+            }
+            _ => {}
+        }
         if let RouterConfig::Affinity(affinity) = &self.router {
             within("router.affinity.overload", affinity.overload, 0.0, 1.0)?;
         }
@@ -133,5 +149,28 @@ impl Config {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sagellm_strategies::AdaptiveConfig;
+
+    fn wrong(config: Config) -> String {
+        config.validate().expect_err("absurd").to_string()
+    }
+
+    #[test]
+    fn absurd_settings_of_policies_are_named() {
+        assert_eq!(Config::default().validate(), Ok(()));
+        let cost = CostOptimizedConfig { slack: -5.0, ..CostOptimizedConfig::default() };
+        let strategy = StrategyConfig::CostOptimized(cost);
+        let message = wrong(Config { strategy, ..Config::default() });
+        assert!(message.starts_with("strategy.cost_optimized.slack = -5"), "{message}");
+        let adaptive = AdaptiveConfig { hysteresis: 9.0, ..AdaptiveConfig::default() };
+        let strategy = StrategyConfig::Adaptive(adaptive);
+        let message = wrong(Config { strategy, ..Config::default() });
+        assert!(message.starts_with("strategy.adaptive.hysteresis = 9"), "{message}");
     }
 }

@@ -247,7 +247,13 @@ impl ControlPlane {
         if request.preferred.is_some_and(|wanted| set.iter().any(|c| c.id == wanted)) {
             set.retain(|c| Some(c.id) == request.preferred);
         } else if let Narrowing::WaitUntil(at) = self.strategy.narrow(request, &mut set, now) {
-            self.timers.set(at.max(now + Duration::from_millis(1)), Timer::Wake(pool));
+            let at = at.max(now + Duration::from_millis(1));
+            let wake = &mut self.pools.get_mut(pool).wake;
+            // Every event asks again; one timer is enough.
+            if wake.is_none_or(|set| at < set) {
+                *wake = Some(at);
+                self.timers.set(at, Timer::Wake(pool));
+            }
             return Tried::Waits;
         }
         let Some(candidates) = set.offer() else { return Tried::Waits };

@@ -159,6 +159,14 @@ impl ControlPlane {
                 self.timers.set_probe(instance, next);
             }
         }
+        let dead = |found: &Instance| {
+            found.state == EngineState::Draining
+                && found.failures >= self.fleet.config().failure_threshold
+        };
+        // It stays what it is, but what waits for its first byte need not wait for a dead engine.
+        if !answer.healthy && self.fleet.get(instance).is_some_and(dead) {
+            self.abort_unbegun(instance, now);
+        }
         match transition {
             Some(transition) => {
                 self.transition(instance, transition, "its probes say so", now);

@@ -218,7 +218,11 @@ impl ControlPlane {
         while let Some(timer) = self.timers.due(now) {
             match timer {
                 Timer::Release(charge) => self.release(charge, now),
-                Timer::Wake(pool) => self.dispatch(pool, now),
+                Timer::Wake(pool) => {
+                    let wake = &mut self.pools.get_mut(pool).wake;
+                    *wake = wake.filter(|&at| at > now);
+                    self.dispatch(pool, now);
+                }
                 Timer::Pressure => {
                     self.look_at_pressure(now);
                     self.timers.set(now + pressure::INTERVAL, Timer::Pressure);

@@ -19,6 +19,8 @@ pub(super) struct Pool {
     /// Smoothed time between two dispatches while requests wait.
     pub(super) gap: Option<Duration>,
     pub(super) last_dispatch: Option<Timestamp>,
+    /// When its strategy wants to be asked again.
+    pub(super) wake: Option<Timestamp>,
 }
 
 /// All pools.

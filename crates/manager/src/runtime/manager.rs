@@ -170,10 +170,13 @@ impl ControlPlaneManager {
         jobs.shift_remove(&name);
         jobs.insert(name.clone(), job);
         let (table, limits, own) = (Arc::clone(&self.jobs), self.limits, name.clone());
+        let id = ticket.id();
         let task = tokio::spawn(async move {
             let output = prepared.run(ticket, limits).await;
             let mut jobs = table.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(job) = jobs.get_mut(&own) {
+            // It may have been cancelled in this moment, and its name given to another.
+            let still = |job: &&mut Job| job.id == Some(id) && job.output.is_none();
+            if let Some(job) = jobs.get_mut(&own).filter(still) {
                 job.status = match &output {
                     Ok(_) => RequestStatus::Completed,
                     Err(_) => RequestStatus::Failed,
@@ -331,7 +334,8 @@ impl Prepared {
             },
             cost_budget: request.cost_budget.map(Usd),
             session: None,
-            prefix: Some(PrefixHash::of(&text.as_bytes()[..text.len().min(1024)])),
+            prefix: (!text.is_empty())
+                .then(|| PrefixHash::of(&text.as_bytes()[..text.len().min(1024)])),
             prompt: PromptSize::Bytes(bytes as u64),
             max_tokens: request.max_tokens,
             preferred,
@@ -354,6 +358,7 @@ impl Prepared {
             };
             match answer {
                 Ok((status, body)) => match classify_status(status, &body) {
+                    None if !status.is_success() => ticket = permit.fail(FailureKind::Garbage),
                     None => {
                         let usage = usage(&body);
                         let instance = Arc::clone(permit.instance_name());

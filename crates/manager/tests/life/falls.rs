@@ -102,6 +102,22 @@ fn a_draining_instance_finishes_what_it_has_and_takes_nothing_new() {
 }
 
 #[test]
+fn what_has_not_begun_leaves_a_draining_instance_that_dies() {
+    let mut plane = Plane::fifo();
+    let a = plane.add("a", 4);
+    let (quiet, streaming) = (plane.submit(small()), plane.submit(small()));
+    plane.begin(streaming);
+    let b = plane.add("b", 4);
+    let now = plane.now;
+    plane.watched.act(now, |core| core.drain(a, now));
+    plane.pass(Duration::from_secs(4), down(a));
+    assert_eq!((plane.at(quiet), plane.at(streaming)), (Some(b), Some(a)));
+    assert_eq!(plane.state(a), EngineState::Draining);
+    plane.finish(streaming);
+    assert_eq!(plane.state(a), EngineState::Stopped);
+}
+
+#[test]
 fn a_removed_instance_leaves_the_list_and_its_name_to_the_next() {
     let mut plane = Plane::fifo();
     let all = ["a", "b", "c"].map(|name| plane.add(name, 2));
