@@ -14,6 +14,7 @@ mod serve;
 mod settings;
 mod status;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
@@ -115,7 +116,11 @@ fn log_as(wanted: Option<&str>) -> Result<()> {
     let filter = EnvFilter::try_new(wanted.unwrap_or("warn")).context(
         "SAGELLM_LOG: expected a level (`info`) or a list such as `sagellm_gateway=debug,warn`",
     )?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .init();
     Ok(())
 }
 

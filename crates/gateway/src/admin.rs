@@ -28,6 +28,11 @@ impl Guard {
     /// A refusal that says what to do.
     pub(crate) fn check(&self, headers: &HeaderMap) -> Result<(), Refusal> {
         let Some(token) = &self.token else {
+            if FROM_ELSEWHERE.iter().any(|name| headers.contains_key(*name)) {
+                return Err(Refusal::forbidden(
+                    "the call came through a proxy or from a web page: set admin.token and send it",
+                ));
+            }
             let advice = "the admin API needs a token where it listens beyond loopback: set admin.token, or admin.listen to a loopback address";
             return if self.loopback { Ok(()) } else { Err(Refusal::forbidden(advice)) };
         };
@@ -44,6 +49,11 @@ impl Guard {
         }
     }
 }
+
+/// Headers of calls that were not made by somebody on this machine, wherever they arrive: a proxy
+/// beside the gateway passes the world on, and a web page speaks with its reader's address.
+const FROM_ELSEWHERE: [&str; 5] =
+    ["origin", "forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip"];
 
 /// Compares in a time that does not tell how much was right.
 fn same(a: &[u8], b: &[u8]) -> bool {
@@ -384,6 +394,8 @@ mod tests {
         let open = Guard { token: None, loopback: true };
         let world = Guard { token: None, loopback: false };
         assert!(allowed(&open, None) && !allowed(&world, None));
+        assert!(!allowed(&open, Some(("origin", "https://elsewhere.example"))));
+        assert!(!allowed(&open, Some(("x-forwarded-for", "203.0.113.9"))));
         let guarded = Guard { token: Some("secret".into()), loopback: true };
         assert!(!allowed(&guarded, None) && !allowed(&guarded, Some(("x-admin-token", "wrong!"))));
         assert!(allowed(&guarded, Some(("x-admin-token", "secret"))));

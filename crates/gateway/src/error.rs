@@ -51,6 +51,11 @@ impl Refusal {
         Self::new(400, "invalid_request_error", "the request body ended early")
     }
 
+    /// A body that did not come in time.
+    pub(crate) fn slow_body() -> Self {
+        Self::new(408, "invalid_request_error", "the request body did not come in time")
+    }
+
     /// A body that is not JSON by its own words.
     pub(crate) fn media_type() -> Self {
         let message = "Unsupported Media Type: only `application/json` is accepted";

@@ -1,6 +1,7 @@
 //! The path of a request: body and headers in, turn awaited, engine called, answer out.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue};
@@ -22,6 +23,9 @@ use crate::relay::{Format, Relay, convert};
 
 /// Tells a client which instance answered.
 const INSTANCE: HeaderName = HeaderName::from_static("x-sagellm-instance");
+
+/// A client that takes longer than this to send its body is not going to.
+const SLOWEST_BODY: Duration = Duration::from_secs(60);
 
 /// A path that engines answer and that is scheduled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -209,10 +213,11 @@ impl Inference {
         {
             return Err(Refusal::media_type());
         }
-        match Limited::new(body, limit).collect().await {
-            Ok(collected) => Ok(collected.to_bytes()),
-            Err(error) if error.is::<LengthLimitError>() => Err(Refusal::too_large(limit)),
-            Err(_) => Err(Refusal::incomplete()),
+        match tokio::time::timeout(SLOWEST_BODY, Limited::new(body, limit).collect()).await {
+            Ok(Ok(collected)) => Ok(collected.to_bytes()),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Refusal::too_large(limit)),
+            Ok(Err(_)) => Err(Refusal::incomplete()),
+            Err(_) => Err(Refusal::slow_body()),
         }
     }
 }

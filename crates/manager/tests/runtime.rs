@@ -167,6 +167,7 @@ async fn requests_that_say_nothing_are_refused_before_they_wait() {
     check(|r| r.max_tokens = Some(0), "max_tokens must be at least 1").await;
     check(|r| r.temperature = -1.0, "temperature must not be negative").await;
     check(|r| r.top_p = 1.5, "top_p must be from 0 to 1").await;
+    check(|r| r.slo_deadline_ms = Some(-5.0), "slo_deadline_ms must be above 0").await;
     check(|r| r.request_id = " ".into(), "request_id must not be empty").await;
     check(|r| r.model_name = Some("nope".into()), "unknown_model").await;
     assert_eq!(manager.metrics().completed_requests, 0);

@@ -278,6 +278,15 @@ impl Prepared {
         if request.request_id.trim().is_empty() {
             return Err(invalid("request_id must not be empty"));
         }
+        for (name, millis) in [
+            ("slo_deadline_ms", request.slo_deadline_ms),
+            ("ttft_slo_ms", request.ttft_slo_ms),
+            ("tbt_slo_ms", request.tbt_slo_ms),
+        ] {
+            if millis.is_some_and(|ms| !(ms > 0.0 && ms.is_finite())) {
+                return Err(invalid(&format!("{name} must be above 0")));
+            }
+        }
         if request.max_tokens == Some(0) {
             return Err(invalid("max_tokens must be at least 1"));
         }

@@ -1,5 +1,11 @@
 //! Deadlines, order, cancellation, refusal.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use sagellm_strategies::{Narrowing, Rank, SchedulingStrategy, Urgency};
+use sagellm_types::{CandidateSet, Request};
+
 use super::*;
 
 #[test]
@@ -107,4 +113,43 @@ fn a_full_queue_refuses_and_says_when_to_come_back() {
         panic!("two wait already")
     };
     assert_eq!((reason, retry_after.is_some()), (RefuseReason::QueueFull, true));
+}
+
+/// Puts every request off by 100 ms until the third second, and counts how often it is asked.
+#[derive(Debug, Default)]
+struct Patient(Arc<AtomicUsize>);
+
+impl SchedulingStrategy for Patient {
+    fn urgency(&self, request: &Request, _: Timestamp) -> Urgency {
+        Urgency::fixed(Rank::at(request.arrival))
+    }
+
+    fn narrow(&mut self, _: &Request, _: &mut CandidateSet<'_>, now: Timestamp) -> Narrowing {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        let later = now + Duration::from_millis(100);
+        if now < ms(3_000) { Narrowing::WaitUntil(later) } else { Narrowing::Offer }
+    }
+
+    fn name(&self) -> &'static str {
+        "patient"
+    }
+}
+
+#[test]
+fn a_strategy_that_waits_is_asked_again_when_it_said_and_not_once_per_event() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let strategy = Box::new(Patient(Arc::clone(&asked)));
+    let core = ControlPlane::with_strategy(&Config::default(), strategy, Timestamp::ZERO);
+    let mut plane = Plane { watched: Watched::new(core), ..Plane::fifo() };
+    let a = plane.add("a", 10);
+    let requests: Vec<_> = (0..20).map(|_| plane.submit(small())).collect();
+    plane.pass(Duration::from_millis(1_950), |_| ProbeAnswer::healthy());
+    let before = asked.load(Ordering::Relaxed);
+    plane.pass(Duration::from_millis(1_000), |_| ProbeAnswer::healthy());
+    // Ten times by the timer and once after a probe: the head and the eight behind it.
+    let again = asked.load(Ordering::Relaxed) - before;
+    assert!((9..=12 * 9).contains(&again), "asked {again} times");
+    assert_eq!(plane.waiting(), 20);
+    plane.pass(Duration::from_millis(200), |_| ProbeAnswer::healthy());
+    assert_eq!((plane.waiting(), plane.at(requests[0])), (10, Some(a)));
 }
