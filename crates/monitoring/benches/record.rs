@@ -70,7 +70,7 @@ fn record(criterion: &mut Criterion) {
         });
     });
     for instances in [64, 1000] {
-        let collector = filled(instances);
+        let mut collector = filled(instances);
         criterion.bench_function(&format!("collector/snapshot of {instances}"), |bencher| {
             bencher.iter(|| collector.snapshot(Timestamp::from_secs(10)));
         });

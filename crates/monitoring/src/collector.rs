@@ -245,9 +245,11 @@ impl Collector {
 
     /// Returns what happened until `now`, for readers to look at without the collector. Cost:
     /// O(models + instances), whatever happened; nothing is merged or formatted.
-    pub fn snapshot(&self, now: Timestamp) -> Snapshot {
-        let gone =
-            self.gone.iter().filter(|gone| gone.gone.is_some_and(|at| now.since(at) < RETENTION));
+    pub fn snapshot(&mut self, now: Timestamp) -> Snapshot {
+        let fresh =
+            |gone: &&mut InstanceFigures| gone.gone.is_some_and(|at| now.since(at) < RETENTION);
+        let gone = self.gone.iter_mut().filter(fresh);
+        let instances = self.instances.iter_mut().flatten().chain(gone);
         Snapshot {
             at: now,
             start: self.start,
@@ -255,9 +257,9 @@ impl Collector {
             last_ended: self.last_ended,
             waiting: self.waiting,
             engine_waiting: self.engine_waiting,
-            fleetwide: self.fleetwide.clone(),
-            models: self.models.clone(),
-            instances: self.instances.iter().flatten().chain(gone).cloned().collect(),
+            fleetwide: self.fleetwide.share(),
+            models: self.models.iter_mut().map(Model::share).collect(),
+            instances: instances.map(InstanceFigures::share).collect(),
             router: Arc::clone(&self.router),
             intervals: Arc::clone(&self.intervals),
         }

@@ -165,6 +165,11 @@ impl InstanceFigures {
         self.busy + open
     }
 
+    pub(crate) fn share(&mut self) -> Self {
+        let (name, model) = (Arc::clone(&self.name), Arc::clone(&self.model));
+        Self { name, model, work: self.work.share(), ..*self }
+    }
+
     pub(crate) fn dispatched(&mut self, now: Timestamp) {
         if self.running == 0 {
             self.busy_since = now;

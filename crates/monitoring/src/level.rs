@@ -13,6 +13,9 @@ pub struct Level {
     changed: Timestamp,
     area: u128,
     peak: u64,
+    /// The slot that `changed` falls into, by its place, and when it is over.
+    current: usize,
+    until: Timestamp,
     slots: [Slot; SLOTS as usize],
 }
 
@@ -27,7 +30,9 @@ struct Slot {
 impl Level {
     /// Returns a quantity that is zero from `start` on.
     pub fn new(start: Timestamp) -> Self {
-        Self { start, changed: start, ..Self::default() }
+        let mut level = Self { start, changed: start, ..Self::default() };
+        level.enter(slot_of(start));
+        level
     }
 
     /// Returns the quantity as it is.
@@ -40,7 +45,7 @@ impl Level {
         self.hold_until(now);
         self.value = value;
         self.peak = self.peak.max(value);
-        let slot = self.slot(slot_of(self.changed));
+        let slot = &mut self.slots[self.current];
         slot.peak = slot.peak.max(value);
     }
 
@@ -83,16 +88,28 @@ impl Level {
             return;
         }
         let value = self.value;
-        self.area += u128::from(value) * now.since(self.changed).as_nanos();
+        let held = area(value, self.changed, now);
+        self.area += held;
+        if now < self.until {
+            self.slots[self.current].area += held;
+            self.changed = now;
+            return;
+        }
         let last = slot_of(now);
         for number in slot_of(self.changed).max(oldest(last))..=last {
             let from = slot_start(number).max(self.changed);
-            let held = slot_start(number + 1).min(now).since(from);
+            let until = slot_start(number + 1).min(now);
             let slot = self.slot(number);
-            slot.area += u128::from(value) * held.as_nanos();
+            slot.area += area(value, from, until);
             slot.peak = slot.peak.max(value);
         }
         self.changed = now;
+        self.enter(last);
+    }
+
+    fn enter(&mut self, number: u64) {
+        self.slot(number);
+        (self.current, self.until) = ((number % SLOTS) as usize, slot_start(number + 1));
     }
 
     fn slot(&mut self, number: u64) -> &mut Slot {
@@ -102,6 +119,10 @@ impl Level {
         }
         slot
     }
+}
+
+fn area(value: u64, from: Timestamp, until: Timestamp) -> u128 {
+    u128::from(value) * u128::from(until.as_nanos() - from.as_nanos())
 }
 
 #[cfg(test)]

@@ -20,6 +20,13 @@ pub struct Model {
     pub(crate) priorities: [Rolling<Series>; RequestPriority::ALL.len()],
 }
 
+impl Model {
+    pub(crate) fn share(&mut self) -> Self {
+        let priorities = self.priorities.each_mut().map(Rolling::share);
+        Self { name: Arc::clone(&self.name), priorities }
+    }
+}
+
 /// From when on a strategy was in use, and why.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Interval {

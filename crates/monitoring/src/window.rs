@@ -46,11 +46,63 @@ pub trait Summary: Clone + Default {
 #[derive(Clone, Debug, Default)]
 pub struct Rolling<T> {
     slot: u64,
-    current: Arc<T>,
+    /// When the slot is over.
+    until: Timestamp,
+    current: Current<T>,
     /// Slots of the window that are over, the oldest first; shared as a whole with readers.
     closed: Arc<VecDeque<(u64, Arc<T>)>>,
     /// All slots that are over, since the start.
     total: Arc<T>,
+}
+
+/// The slot that is being filled. A record must not pay for readers that may come: only the first
+/// one after a reader came looks whether it is still there.
+#[derive(Clone, Debug)]
+enum Current<T> {
+    Own(Box<T>),
+    Shared(Arc<T>),
+}
+
+impl<T: Default> Default for Current<T> {
+    fn default() -> Self {
+        Self::Own(Box::default())
+    }
+}
+
+impl<T: Summary> Current<T> {
+    fn own(&mut self) -> &mut T {
+        if let Self::Shared(_) = self
+            && let Self::Shared(shared) = std::mem::take(self)
+        {
+            *self = Self::Own(Box::new(Arc::unwrap_or_clone(shared)));
+        }
+        match self {
+            Self::Own(own) => own,
+            Self::Shared(_) => unreachable!("it was taken back"),
+        }
+    }
+
+    fn into_shared(self) -> Arc<T> {
+        match self {
+            Self::Own(own) => Arc::from(own),
+            Self::Shared(shared) => shared,
+        }
+    }
+
+    fn share(&mut self) -> Arc<T> {
+        let shared = std::mem::take(self).into_shared();
+        *self = Self::Shared(Arc::clone(&shared));
+        shared
+    }
+}
+
+impl<T> AsRef<T> for Current<T> {
+    fn as_ref(&self) -> &T {
+        match self {
+            Self::Own(own) => own,
+            Self::Shared(shared) => shared,
+        }
+    }
 }
 
 impl<T: Summary> Rolling<T> {
@@ -58,11 +110,22 @@ impl<T: Summary> Rolling<T> {
     /// recorded into the current one. Cost: O(1); O(size of the summary) once per slot, and when a
     /// reader still holds the current slot.
     pub fn at(&mut self, now: Timestamp) -> &mut T {
-        let slot = slot_of(now);
-        if slot > self.slot {
-            self.advance(slot);
+        if now >= self.until {
+            self.advance(now);
         }
-        Arc::make_mut(&mut self.current)
+        self.current.own()
+    }
+
+    /// Returns what was recorded until now, for a reader. Cost: O(1), and nothing is copied unless
+    /// it still lives at the next record.
+    pub fn share(&mut self) -> Self {
+        Self {
+            slot: self.slot,
+            until: self.until,
+            current: Current::Shared(self.current.share()),
+            closed: Arc::clone(&self.closed),
+            total: Arc::clone(&self.total),
+        }
     }
 
     /// Returns a merged copy of what was recorded over `span`, seen at `now`.
@@ -84,28 +147,27 @@ impl<T: Summary> Rolling<T> {
             }
         }
         if span == Span::Start || self.slot >= oldest {
-            sum.merge(&self.current);
+            sum.merge(self.current.as_ref());
         }
     }
 
-    fn advance(&mut self, slot: u64) {
-        Arc::make_mut(&mut self.total).merge(&self.current);
+    fn advance(&mut self, now: Timestamp) {
+        let slot = slot_of(now);
+        Arc::make_mut(&mut self.total).merge(self.current.as_ref());
         let closed = Arc::make_mut(&mut self.closed);
-        let mut fresh = None;
+        let mut fresh = Current::default();
         while closed.front().is_some_and(|(old, _)| *old < oldest(slot)) {
             // The memory of a slot that leaves the window serves the next one.
-            if let Some((_, mut old)) = closed.pop_front()
-                && let Some(unshared) = Arc::get_mut(&mut old)
-            {
-                unshared.clear();
-                fresh = Some(old);
+            if let Some(mut old) = closed.pop_front().and_then(|(_, old)| Arc::into_inner(old)) {
+                old.clear();
+                fresh = Current::Own(Box::new(old));
             }
         }
-        let done = std::mem::replace(&mut self.current, fresh.unwrap_or_default());
+        let done = std::mem::replace(&mut self.current, fresh);
         if self.slot >= oldest(slot) {
-            closed.push_back((self.slot, done));
+            closed.push_back((self.slot, done.into_shared()));
         }
-        self.slot = slot;
+        (self.slot, self.until) = (slot, slot_start(slot + 1));
     }
 }
 
@@ -168,15 +230,18 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_stays_as_it_was_when_the_original_goes_on() {
+    fn what_a_reader_holds_stays_as_it_was_when_the_original_goes_on() {
         let mut rolling = Rolling::<Count>::default();
         rolling.at(Timestamp::ZERO).0 += 1;
-        let copy = rolling.clone();
+        let copy = rolling.share();
+        rolling.at(Timestamp::ZERO).0 += 1;
+        check(&copy, 0, 1, 1);
+        check(&rolling.share(), 0, 2, 2);
         for second in 1..200 {
             rolling.at(Timestamp::from_secs(second)).0 += 1;
         }
         check(&copy, 0, 1, 1);
-        check(&rolling, 199, 60, 200);
+        check(&rolling, 199, 60, 201);
     }
 
     #[test]

@@ -320,15 +320,15 @@ fn an_instance_that_has_gone_is_forgotten_and_its_work_stays_in_the_totals() {
     let next = InstanceId::new(1, 1);
     c.name_instance(next, &ExecutionInstance::new("b2", "localhost", 8002, "llama"), gone_at);
     c.attempt_ended(B, ms(8000), AttemptEnding::Finished, Tokens(9), ms(12_000));
-    let names = |at: Timestamp, c: &Collector| -> Vec<String> {
+    let names = |at: Timestamp, c: &mut Collector| -> Vec<String> {
         c.snapshot(at).instances.iter().map(|i| i.name.to_string()).collect()
     };
-    assert_eq!(names(ms(20_000), &c), ["a", "b2", "b"]);
+    assert_eq!(names(ms(20_000), &mut c), ["a", "b2", "b"]);
     let snapshot = c.snapshot(ms(20_000));
     assert_eq!(snapshot.work(&snapshot.instances[2], Span::Start).output, Tokens(50));
     assert_eq!(snapshot.work(&snapshot.instances[1], Span::Start).output, Tokens(0));
     let later = gone_at + RETENTION;
-    assert_eq!(names(later, &c), ["a", "b2"]);
+    assert_eq!(names(later, &mut c), ["a", "b2"]);
     assert_eq!(c.snapshot(later).ended(EndingKind::Finished), 2);
 }
 

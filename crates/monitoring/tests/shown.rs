@@ -79,8 +79,9 @@ fn run(strategy: &str, slow: u64) -> Collector {
 }
 
 fn report(strategy: &str, slow: u64) -> Report {
-    let c = run(strategy, slow);
-    Report::from(&c.snapshot(ms(20_000))).with_seed(Seed(7)).with_wall(Duration::from_millis(2_050))
+    Report::from(&run(strategy, slow).snapshot(ms(20_000)))
+        .with_seed(Seed(7))
+        .with_wall(Duration::from_millis(2_050))
 }
 
 #[test]

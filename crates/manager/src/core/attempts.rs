@@ -40,7 +40,8 @@ impl ControlPlane {
         now: Timestamp,
     ) {
         let Some(running) = self.attempt(attempt).copied() else { return self.stale(now) };
-        let live = self.requests.remove(attempt.request).expect("an attempt's request is live");
+        let removed = self.requests.remove(attempt.request);
+        let live = removed.as_ref().expect("an attempt's request is live");
         self.fleet.succeeded(running.instance, now.since(running.dispatched));
         let cost = live.cost + self.fleet.release(running.charge, now).map_or(Usd(0.0), |r| r.1);
         if let Some(gaps) = &gaps {
@@ -55,8 +56,8 @@ impl ControlPlane {
             usage,
             cost,
         };
-        self.learn(&live, &running, &completion);
-        self.close(&live, Some(&running), &completion, AttemptEnding::Finished, now);
+        self.learn(live, &running, &completion);
+        self.close(live, Some(&running), &completion, AttemptEnding::Finished, now);
         self.after_release(running.instance, now);
     }
 
@@ -189,9 +190,13 @@ impl ControlPlane {
     /// Gives up the waiting requests whose deadline has come: all of them, before what they held
     /// goes to others.
     pub(super) fn expire(&mut self, now: Timestamp) {
-        if !self.timers.any_expired(now) {
-            return;
+        if self.timers.any_expired(now) {
+            self.expire_all(now);
         }
+    }
+
+    #[cold]
+    fn expire_all(&mut self, now: Timestamp) {
         let mut freed = Vec::new();
         while let Some(request) = self.timers.expired(now) {
             freed.extend(self.expired(request, now));

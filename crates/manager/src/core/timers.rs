@@ -43,8 +43,9 @@ impl Due {
         }
     }
 
-    fn next(&self) -> Option<Timestamp> {
-        self.heap.peek().map(|((at, _), _)| at)
+    /// Returns when the first is due: never if there is none.
+    fn next(&self) -> Timestamp {
+        self.heap.peek().map_or(Timestamp::MAX, |((at, _), _)| at)
     }
 
     /// Takes out the slot and generation that came due first, if any has.
@@ -79,7 +80,7 @@ impl Timers {
 
     /// Returns whether a deadline has come.
     pub(super) fn any_expired(&self, now: Timestamp) -> bool {
-        self.deadlines.next().is_some_and(|at| at <= now)
+        self.deadlines.next() <= now
     }
 
     /// Returns a request whose deadline has come, and withdraws it.
@@ -113,7 +114,8 @@ impl Timers {
 
     /// Returns when the next one is due.
     pub(super) fn next(&self) -> Option<Timestamp> {
-        let other = self.others.peek().map(|Reverse((at, _, _))| *at);
-        [self.deadlines.next(), self.probes.next(), other].into_iter().flatten().min()
+        let other = self.others.peek().map_or(Timestamp::MAX, |Reverse((at, _, _))| *at);
+        let next = self.deadlines.next().min(self.probes.next()).min(other);
+        (next < Timestamp::MAX).then_some(next)
     }
 }

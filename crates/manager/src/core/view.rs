@@ -141,7 +141,7 @@ pub struct Snapshot {
 
 impl ControlPlane {
     /// Returns the control plane as it stands.
-    pub fn snapshot(&self, now: Timestamp) -> Snapshot {
+    pub fn snapshot(&mut self, now: Timestamp) -> Snapshot {
         Snapshot {
             at: now,
             strategy: self.strategy.name(),

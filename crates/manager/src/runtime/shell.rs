@@ -235,7 +235,8 @@ impl Shell {
 
     /// Returns the control plane as it stands.
     pub fn snapshot(&self) -> Snapshot {
-        self.read(|core, now| core.snapshot(now))
+        let now = self.clock.now();
+        self.lock().core.snapshot(now)
     }
 
     /// Returns the engine of an instance that serves a model and is ready, for a call that is too

@@ -133,7 +133,7 @@ impl Plane {
         self.watched.book[&request].ending()
     }
 
-    fn waiting(&self) -> usize {
+    fn waiting(&mut self) -> usize {
         self.watched.core.snapshot(self.now).waiting
     }
 

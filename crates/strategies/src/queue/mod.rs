@@ -282,14 +282,11 @@ impl Queue {
     pub fn sample(&self, pool: PoolId, count: usize, out: &mut Vec<RequestId>) {
         let home = &self.pools[pool.0 as usize];
         let stride = home.len.div_ceil(count.max(1)).max(1);
-        let mut skip = 0;
+        let (mut skip, mut slots) = (0, Vec::with_capacity(count));
         for lane in &home.lanes {
-            while let Some(slot) = lane.requests.sample(skip) {
-                out.extend(self.waiting[slot as usize].map(|waiting| waiting.id));
-                skip += stride;
-            }
-            skip -= lane.requests.len().min(skip);
+            lane.requests.sample(&mut skip, stride, &mut slots);
         }
+        out.extend(slots.iter().filter_map(|&slot| Some(self.waiting[slot as usize]?.id)));
     }
 
     /// Iterates over all waiting requests, in no order that means anything.
