@@ -69,7 +69,7 @@ fn order(strategy: Box<dyn SchedulingStrategy>) -> anyhow::Result<Vec<String>> {
     }
     // The core explains its last decisions, the newest first.
     let decisions = core.last_decisions(10).into_iter().rev();
-    Ok(decisions.filter_map(|decision| Some(decision.label?.to_string())).collect())
+    Ok(decisions.filter_map(|kept| Some(kept.decision.label?.to_string())).collect())
 }
 
 /// Does what the core wants until it wants a request dispatched; every probe is answered.

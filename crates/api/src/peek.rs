@@ -225,7 +225,7 @@ mod tests {
         check_wrong(r#"{"stream":"yes"}"#, "stream");
         check_wrong(r#"{"max_tokens":-1}"#, "max_tokens");
         check_wrong(r#"{"max_tokens":1.5}"#, "max_tokens");
-        check_wrong(r#"{"max_completion_tokens":"1"}"#, "max_completion_tokens");
+        check_wrong(r#"{"max_completion_tokens":"many"}"#, "max_completion_tokens");
         check_wrong(r#"{"n":[1]}"#, "n");
     }
 
@@ -248,6 +248,11 @@ mod tests {
             "stream_options":3,"prompt":null,"n":null,"temperature":"hot"}"#,
         );
         assert_eq!((peek.model, peek.max_tokens, peek.user), (None, Some(16), None));
+        let quoted = r#"{"max_tokens":" 2 "}"#;
+        assert_eq!(
+            Peek::parse(quoted.as_bytes()).expect("as pydantic reads it").max_tokens,
+            Some(2)
+        );
     }
 
     #[test]

@@ -46,3 +46,31 @@ pub(crate) fn report(text: &str, report: &Report, json: Option<&Path>) -> Result
     print(text)?;
     std::fs::write(path, json).with_context(|| format!("cannot write {}", path.display()))
 }
+
+/// Returns an error and its causes in one line. Some errors tell their cause themselves: what has
+/// been said is not said again.
+pub(crate) fn told(error: &anyhow::Error) -> String {
+    let mut told = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if told.is_empty() {
+            told = cause;
+        } else if !told.contains(&cause) {
+            told = format!("{told}: {cause}");
+        }
+    }
+    told
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let missing = || std::io::Error::other("no such file");
+        let quiet = anyhow::Error::new(missing()).context("cannot read a.csv");
+        let talking = anyhow::Error::new(missing()).context("cannot read a.csv: no such file");
+        assert_eq!(told(&quiet), "cannot read a.csv: no such file");
+        assert_eq!(told(&talking), "cannot read a.csv: no such file");
+    }
+}

@@ -2,13 +2,15 @@
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
+use percent_encoding::percent_decode_str;
 use sagellm_manager::{
-    Config, Considered, ControlPlane, Explanation, InstanceView, PoolView, PredictionError,
-    RouterConfig, Shell, Snapshot, StrategyConfig,
+    Config, Considered, Explained, InstanceView, PoolView, PredictionError, RouterConfig, Shell,
+    Snapshot, StrategyConfig,
 };
 use sagellm_monitoring::{Report, Span};
 use sagellm_types::{ExecutionInstance, InstanceId};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::answer::{self, Answer};
@@ -60,7 +62,24 @@ fn same(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && a.iter().zip(b).fold(0, |diff, (x, y)| diff | (x ^ y)) == 0
 }
 
-/// Answers a call of the admin API; `path` is what follows `/admin/`.
+/// The paths of the admin API, `*` for a name, and the methods that they take.
+const PATHS: [(&str, &str); 12] = [
+    ("snapshot", READ),
+    ("metrics", READ),
+    ("report", READ),
+    ("policy", "GET, HEAD, POST"),
+    ("strategy", "GET, HEAD, POST"),
+    ("router", "GET, HEAD, POST"),
+    ("set_policy", "POST"),
+    ("instances", "GET, HEAD, POST"),
+    ("instances/*", "GET, HEAD, DELETE"),
+    ("instances/*/drain", "POST"),
+    ("explain", READ),
+    ("explain/*", READ),
+];
+const READ: &str = "GET, HEAD";
+
+/// Answers a call of the admin API; `path` is what follows `/admin/`, as it came.
 pub(crate) fn answer(
     shell: &Shell,
     method: &Method,
@@ -68,16 +87,21 @@ pub(crate) fn answer(
     query: &str,
     body: &Bytes,
 ) -> Result<Answer, Refusal> {
-    let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+    let decoded: Vec<String> = path
+        .split('/')
+        .filter(|part| !part.is_empty())
+        .map(|part| percent_decode_str(part).decode_utf8_lossy().into_owned())
+        .collect();
+    let parts: Vec<&str> = decoded.iter().map(String::as_str).collect();
     let read = matches!(*method, Method::GET | Method::HEAD);
     let value = match (read, method, parts.as_slice()) {
         (true, _, ["snapshot"]) => snapshot(&shell.snapshot()),
         (true, _, ["metrics"]) => metrics(&shell.snapshot()),
         (true, _, ["report"]) => json!(Report::from(&shell.snapshot().figures)),
-        (true, _, ["policy" | "strategy"]) => policy(shell),
-        (_, &Method::POST, ["set_policy" | "policy" | "strategy"]) => set_policy(shell, body)?,
-        (true, _, ["router"]) => policy(shell),
-        (_, &Method::POST, ["router"]) => set_router(shell, body)?,
+        (true, _, ["policy" | "strategy" | "router"]) => policy(shell),
+        (_, &Method::POST, ["set_policy" | "policy" | "strategy" | "router"]) => {
+            set_policies(shell, body)?
+        }
         (true, _, ["instances"]) => json!({"instances": instances(shell)}),
         (_, &Method::POST, ["instances"]) => return register(shell, body),
         (true, _, ["instances", name]) => instance(shell, name)?,
@@ -85,24 +109,25 @@ pub(crate) fn answer(
         (_, &Method::POST, ["instances", name, "drain"]) => drain(shell, name)?,
         (true, _, ["explain"]) => last_decisions(shell, query)?,
         (true, _, ["explain", label]) => explain(shell, label)?,
-        (
-            _,
-            _,
-            [
-                "snapshot" | "metrics" | "report" | "instances" | "explain" | "set_policy"
-                | "policy" | "strategy" | "router",
-                ..,
-            ],
-        ) => {
-            return Err(Refusal::method(
-                method,
-                &format!("/admin/{path}"),
-                "GET, POST or DELETE, by path",
-            ));
+        _ => {
+            let path_as_sent = format!("/admin/{path}");
+            return Err(match methods(&parts) {
+                Some(allow) => Refusal::method(method, &path_as_sent, allow),
+                None => Refusal::not_found(&path_as_sent),
+            });
         }
-        _ => return Err(Refusal::not_found(&format!("/admin/{path}"))),
     };
     Ok(answer::json(StatusCode::OK, &value))
+}
+
+/// Returns the methods that a path takes, if there is such a path.
+fn methods(parts: &[&str]) -> Option<&'static str> {
+    let fits = |pattern: &str| {
+        let mut pieces = pattern.split('/');
+        parts.iter().all(|part| pieces.next().is_some_and(|piece| piece == "*" || piece == *part))
+            && pieces.next().is_none()
+    };
+    PATHS.iter().find(|(pattern, _)| fits(pattern)).map(|(_, allow)| *allow)
 }
 
 // ---- strategy and router
@@ -118,57 +143,51 @@ fn policy(shell: &Shell) -> Value {
     })
 }
 
+/// What a call may ask for: a strategy, a router or both. Clients add members of their own.
 #[derive(Deserialize)]
-#[serde(untagged)]
-enum Named<T> {
-    Policy { policy: T },
-    Strategy { strategy: T },
-    Router { router: T },
+struct Wanted {
+    #[serde(alias = "strategy")]
+    policy: Option<Value>,
+    router: Option<Value>,
 }
 
-impl<T> Named<T> {
-    fn into_inner(self) -> T {
-        match self {
-            Self::Policy { policy: inner }
-            | Self::Strategy { strategy: inner }
-            | Self::Router { router: inner } => inner,
-        }
+const WANTED: &str = r#"the body must be {"policy": "fifo"}, {"policy": {"priority": {"horizon_ms": 5000}}}, {"router": "load_balanced"} or both"#;
+
+/// Changes the strategy, the router or both: all that is asked for or, if a part of it is wrong,
+/// nothing.
+fn set_policies(shell: &Shell, body: &Bytes) -> Result<Value, Refusal> {
+    let refuse = |message: String| Refusal::admin(400, message);
+    let Ok(Wanted { policy, router }) = serde_json::from_slice(body) else {
+        return Err(refuse(WANTED.to_owned()));
+    };
+    if policy.is_none() && router.is_none() {
+        return Err(refuse(WANTED.to_owned()));
     }
+    let policy: Option<StrategyConfig> = policy.map(parsed).transpose()?;
+    let router: Option<RouterConfig> = router.map(parsed).transpose()?;
+    let mut config = Config::default();
+    config.strategy = policy.clone().unwrap_or(config.strategy);
+    config.router = router.clone().unwrap_or(config.router);
+    // What `serve` would not start with is not taken here either.
+    config.validate().map_err(|error| refuse(error.to_string()))?;
+    let before = shell.read(|core, _| core.policies());
+    if let Some(policy) = &policy {
+        shell.set_strategy(policy);
+    }
+    if let Some(router) = &router {
+        shell.set_router(router);
+    }
+    let (strategy, router) = shell.read(|core, _| core.policies());
+    Ok(json!({
+        "policy": strategy,
+        "router": router,
+        "previous": before.0,
+        "previous_router": before.1,
+    }))
 }
 
-fn named(body: &Bytes, expected: &str) -> Result<Value, Refusal> {
-    let parsed: Result<Named<Value>, _> = serde_json::from_slice(body);
-    parsed
-        .map(Named::into_inner)
-        .map_err(|_| Refusal::admin(400, format!("the body must be {expected}")))
-}
-
-/// Refuses settings with which `serve` would not start.
-fn usable(config: &Config) -> Result<(), Refusal> {
-    config.validate().map_err(|error| Refusal::admin(400, error.to_string()))
-}
-
-fn set_policy(shell: &Shell, body: &Bytes) -> Result<Value, Refusal> {
-    let wanted = named(
-        body,
-        "{\"policy\": \"fifo\"} or {\"policy\": {\"priority\": {\"horizon_ms\": 5000}}}",
-    )?;
-    let config: StrategyConfig =
-        serde_json::from_value(wanted).map_err(|error| Refusal::admin(400, error.to_string()))?;
-    usable(&Config { strategy: config.clone(), ..Config::default() })?;
-    let before = shell.read(|core, _| core.policies()).0;
-    shell.set_strategy(&config);
-    Ok(json!({"policy": config.name(), "previous": before}))
-}
-
-fn set_router(shell: &Shell, body: &Bytes) -> Result<Value, Refusal> {
-    let wanted = named(body, "{\"router\": \"load_balanced\"}")?;
-    let config: RouterConfig =
-        serde_json::from_value(wanted).map_err(|error| Refusal::admin(400, error.to_string()))?;
-    usable(&Config { router: config.clone(), ..Config::default() })?;
-    let before = shell.read(|core, _| core.policies()).1;
-    shell.set_router(&config);
-    Ok(json!({"router": config.name(), "previous": before}))
+fn parsed<T: DeserializeOwned>(value: Value) -> Result<T, Refusal> {
+    serde_json::from_value(value).map_err(|error| Refusal::admin(400, error.to_string()))
 }
 
 // ---- instances
@@ -304,17 +323,15 @@ fn metrics(snapshot: &Snapshot) -> Value {
 // ---- explanations
 
 fn explain(shell: &Shell, label: &str) -> Result<Value, Refusal> {
-    let found = shell.read(|core, _| {
-        let found = core.explain(label);
-        found.iter().map(|decision| explanation(core, decision)).collect::<Vec<_>>()
-    });
+    let found = shell.read(|core, _| core.explain(label));
     if found.is_empty() {
         let message = format!(
             "no decision on a request `{label}` is kept (explain.keep): it waits, was refused, or is long gone"
         );
         return Err(Refusal::admin(404, message));
     }
-    Ok(json!({"request_id": label, "decisions": found}))
+    let decisions: Vec<Value> = found.iter().map(explanation).collect();
+    Ok(json!({"request_id": label, "decisions": decisions}))
 }
 
 fn last_decisions(shell: &Shell, query: &str) -> Result<Value, Refusal> {
@@ -327,16 +344,13 @@ fn last_decisions(shell: &Shell, query: &str) -> Result<Value, Refusal> {
         }
         _ => return Err(Refusal::admin(400, format!("accepted is ?last=N, N from 1 to {MOST}"))),
     };
-    let found = shell.read(|core, _| {
-        let found = core.last_decisions(count);
-        found.iter().map(|decision| explanation(core, decision)).collect::<Vec<_>>()
-    });
-    Ok(json!({"decisions": found}))
+    let found = shell.read(|core, _| core.last_decisions(count));
+    Ok(json!({"decisions": found.iter().map(explanation).collect::<Vec<_>>()}))
 }
 
-fn explanation(core: &ControlPlane, decision: &Explanation) -> Value {
-    let considered = |c: &Considered| {
-        let name = core.fleet().get(c.instance).map(|found| found.spec.instance_id.as_str());
+fn explanation(explained: &Explained) -> Value {
+    let Explained { decision, model, instances } = explained;
+    let considered = |(c, name): (&Considered, &Option<String>)| {
         json!({
             "instance": name,
             "load": c.load,
@@ -346,9 +360,11 @@ fn explanation(core: &ControlPlane, decision: &Explanation) -> Value {
             "spread": c.estimate.map(|e| e.spread),
         })
     };
+    let mut all = std::iter::once(&decision.winner).chain(&decision.others).zip(instances);
+    let winner = all.next().map(considered);
     json!({
         "request_id": decision.label.as_deref(),
-        "model": core.models().name(decision.model),
+        "model": model,
         "priority": decision.priority,
         "attempt": decision.attempt,
         "strategy": decision.strategy,
@@ -362,8 +378,8 @@ fn explanation(core: &ControlPlane, decision: &Explanation) -> Value {
             "ttft_ms": millis(decision.forecast.ttft),
             "service_ms": millis(decision.forecast.service),
         },
-        "winner": considered(&decision.winner),
-        "others": decision.others.iter().map(considered).collect::<Vec<_>>(),
+        "winner": winner,
+        "others": all.map(considered).collect::<Vec<_>>(),
         "excluded": {
             "not_ready_or_full": decision.excluded.closed,
             "no_room_for_it_or_failed_there": decision.excluded.unfit,

@@ -124,7 +124,8 @@ async fn begin_events(
             forward.extend_from_slice(&fed.forward);
             fed.forward = forward.split().freeze();
         }
-        if telling {
+        // An engine that talks without end has begun, whatever it says.
+        if telling || forward.len() + fed.forward.len() > WHOLE {
             return Ok(Outcome::Begun {
                 headers,
                 body,

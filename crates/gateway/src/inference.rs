@@ -10,9 +10,9 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use sagellm_api::{Patch, Peek, UsageChunk};
 use sagellm_executor::headers::forwarded;
-use sagellm_executor::{Call, CallKind, Timeouts};
-use sagellm_manager::{NewRequest, Permit, PromptSize, Shell};
-use sagellm_types::{PrefixHash, RequestType, UserId};
+use sagellm_executor::{Call, CallKind, EngineError, Timeouts};
+use sagellm_manager::{Line, NewRequest, Permit, PromptSize, Shell};
+use sagellm_types::{Ending, PrefixHash, RequestType, UserId};
 
 use crate::answer::{Answer, AnswerBody, from_engine};
 use crate::attempt::{Begun, Outcome, Reading, Said, attempt};
@@ -23,6 +23,9 @@ use crate::relay::{Format, Relay, convert};
 
 /// Tells a client which instance answered.
 const INSTANCE: HeaderName = HeaderName::from_static("x-sagellm-instance");
+
+/// The longest answer to a call that is not scheduled.
+const LONGEST_SMALL: usize = 64 << 20;
 
 /// A client that takes longer than this to send its body is not going to.
 const SLOWEST_BODY: Duration = Duration::from_secs(60);
@@ -88,8 +91,6 @@ impl Inference {
         let peek = Peek::parse(&body).map_err(|error| Refusal::body(&error))?;
         let found = self.resolve(peek.model.as_deref())?;
         let patched = Patch::of(&peek).model(&found.name).apply();
-        let engine =
-            self.shell.any_engine(found.id).ok_or_else(|| Refusal::nobody_ready(&found.name))?;
         let call = Call {
             method: http::Method::POST,
             path: path.into(),
@@ -98,11 +99,17 @@ impl Inference {
             limits: self.limits,
             kind: CallKind::Traffic,
         };
-        let failed = |kind| Refusal::ending(&sagellm_types::Ending::Failed(kind));
-        let mut reply = engine.call(call).await.map_err(|error| failed(error.kind()))?;
-        sagellm_executor::headers::strip_hop_by_hop(&mut reply.headers);
-        let body = reply.body.collect(64 << 20).await.map_err(|error| failed(error.kind()))?;
-        Ok(from_engine(reply.status, reply.headers, body))
+        let nobody = || Refusal::nobody_ready(&found.name);
+        let first = self.shell.any_line(found.id, None).ok_or_else(nobody)?;
+        let answer = small_call(&first, call.clone()).await;
+        if answer.as_ref().is_ok_and(|answer| !answer.status().is_server_error()) {
+            return answer;
+        }
+        // Nothing has gone to the client: another engine may do better.
+        match self.shell.any_line(found.id, Some(first.id)).filter(|line| line.id != first.id) {
+            Some(second) => small_call(&second, call).await,
+            None => answer,
+        }
     }
 
     async fn run(
@@ -148,7 +155,7 @@ impl Inference {
             let permit = match ticket.permit().await {
                 Ok(permit) => permit,
                 // The engine's own words tell a client more than ours.
-                Err(sagellm_types::Ending::Failed(_)) if said.is_some() => {
+                Err(Ending::Failed(_)) if said.is_some() => {
                     let Said { status, headers, body } = said.expect("just seen");
                     return Ok(from_engine(status, headers, body));
                 }
@@ -220,6 +227,19 @@ impl Inference {
             Err(_) => Err(Refusal::slow_body()),
         }
     }
+}
+
+/// Calls one engine and reads its answer in full.
+async fn small_call(line: &Line, call: Call) -> Result<Answer, Refusal> {
+    let failed = |error: EngineError| Refusal::ending(&Ending::Failed(error.kind()));
+    let mut reply = line.engine.call(call).await.map_err(failed)?;
+    sagellm_executor::headers::strip_hop_by_hop(&mut reply.headers);
+    let body = reply.body.collect(LONGEST_SMALL).await.map_err(failed)?;
+    let mut answer = from_engine(reply.status, reply.headers, body);
+    if let Ok(value) = HeaderValue::from_str(&line.name) {
+        answer.headers_mut().insert(INSTANCE, value);
+    }
+    Ok(answer)
 }
 
 impl Outgoing {

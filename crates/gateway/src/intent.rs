@@ -35,17 +35,24 @@ impl Intent {
     /// # Errors
     /// A refusal that names the header, its value and what is accepted.
     pub(crate) fn read(headers: &HeaderMap, label: Arc<str>) -> Result<Self, Refusal> {
-        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-        let priority = match text("x-request-priority") {
+        let text = |name: &'static str| {
+            let value = headers.get(name).map(|value| std::str::from_utf8(value.as_bytes()));
+            value.transpose().map_err(|_| Refusal::header(name, "?", "UTF-8"))
+        };
+        let priority = match text("x-request-priority")? {
             None => RequestPriority::Normal,
             Some(value) => RequestPriority::parse(value).ok_or_else(|| {
-                let accepted = "critical, high, normal, low or background";
+                let accepted = "critical, high, normal, low or background, or 0 to 4";
                 Refusal::header("X-Request-Priority", value, accepted)
             })?,
         };
+        let mut session = None;
+        for name in SESSION {
+            session = session.or(text(name)?);
+        }
         Ok(Self {
             label,
-            user: text("x-user-id").map(UserId::of),
+            user: text("x-user-id")?.map(UserId::of),
             priority,
             objectives: Objectives {
                 ttft: millis(headers, "X-SLO-TTFT-Ms")?,
@@ -53,8 +60,8 @@ impl Intent {
                 e2e: millis(headers, "X-SLO-Deadline-Ms")?,
             },
             cost_budget: number(headers, "X-Cost-Budget-USD")?.map(Usd),
-            session: SESSION.iter().find_map(|name| text(name)).map(SessionId::of),
-            preferred: text("x-preferred-instance").map(str::to_owned),
+            session: session.map(SessionId::of),
+            preferred: text("x-preferred-instance")?.map(str::to_owned),
         })
     }
 }
@@ -71,7 +78,7 @@ fn number(headers: &HeaderMap, name: &str) -> Result<Option<f64>, Refusal> {
     let text = value.to_str().unwrap_or("?");
     match text.trim().parse::<f64>() {
         Ok(number) if number > 0.0 && number < MOST => Ok(Some(number)),
-        _ => Err(Refusal::header(name, text, "a number above 0")),
+        _ => Err(Refusal::header(name, text, "a number above 0 and below 3.2e12")),
     }
 }
 
@@ -140,11 +147,24 @@ mod tests {
             ("x-slo-deadline-ms", "-5"),
             ("x-slo-ttft-ms", "soon"),
             ("x-cost-budget-usd", "NaN"),
+            ("x-slo-ttft-ms", "1e300"),
         ] {
             let refusal = read(&[(name, value)]).expect_err(name);
             let text = format!("{refusal:?}");
             assert!(text.contains(value) && text.contains("accepted"), "{text}");
         }
+    }
+
+    #[test]
+    fn names_in_any_script_are_read_and_bytes_that_are_no_text_refused() {
+        let intent = |bytes: &'static [u8]| {
+            let value = HeaderValue::from_bytes(bytes).expect("a header");
+            let headers = [(HeaderName::from_static("x-user-id"), value)].into_iter().collect();
+            Intent::read(&headers, Labels::new().of(&headers))
+        };
+        let user = "\u{738b}\u{82b3}";
+        assert_eq!(intent(user.as_bytes()).expect("UTF-8").user, Some(UserId::of(user)));
+        assert!(format!("{:?}", intent(b"\xff").expect_err("no text")).contains("UTF-8"));
     }
 
     #[test]

@@ -1,15 +1,25 @@
 //! Pages that are read, not scheduled: health, version, models, metrics.
 
 use http::StatusCode;
+use percent_encoding::percent_decode_str;
 use sagellm_api::{ModelCard, ModelList};
-use sagellm_manager::Shell;
+use sagellm_manager::{ModelView, Shell};
 use sagellm_types::EngineState;
 
 use crate::answer::{Answer, json, whole};
+use crate::error::Refusal;
 
 /// `/health`: the gateway runs.
-pub(crate) fn health() -> Answer {
-    whole(StatusCode::OK, "application/json", "{\"status\":\"ok\"}")
+pub(crate) fn health(shell: &Shell) -> Answer {
+    if shell.is_sound() {
+        whole(StatusCode::OK, "application/json", "{\"status\":\"ok\"}")
+    } else {
+        let why = "a decision of the control plane panicked: start the gateway anew";
+        json(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            &serde_json::json!({"status": "broken", "why": why}),
+        )
+    }
 }
 
 /// `/ready`: at least one instance takes requests.
@@ -33,21 +43,27 @@ pub(crate) fn version() -> Answer {
 /// `/v1/models`: of the fleet, adapters and aliases too.
 pub(crate) fn models(shell: &Shell) -> Answer {
     let views = shell.read(|core, _| core.model_views());
-    let cards = views.into_iter().map(|view| {
-        let mut card = ModelCard::new(view.name, "sagellm");
-        card.root = view.alias_of;
-        card
-    });
+    let cards = views.into_iter().map(card);
     whole(StatusCode::OK, "application/json", ModelList::new(cards.collect()).to_json())
 }
 
-/// `/v1/models/{name}`, or `None` if nobody serves it.
-pub(crate) fn model(shell: &Shell, name: &str) -> Option<Answer> {
+fn card(view: ModelView) -> ModelCard {
+    ModelCard {
+        root: view.alias_of,
+        parent: view.parent,
+        max_model_len: view.max_model_len,
+        ..ModelCard::new(view.name, "sagellm")
+    }
+}
+
+/// `/v1/models/{name}`; the name may hold slashes, percent-encoded or not.
+pub(crate) fn model(shell: &Shell, name: &str) -> Result<Answer, Refusal> {
+    let name = percent_decode_str(name).decode_utf8_lossy();
     let views = shell.read(|core, _| core.model_views());
-    let view = views.into_iter().find(|view| view.name == name)?;
-    let mut card = ModelCard::new(view.name, "sagellm");
-    card.root = view.alias_of;
-    Some(json(StatusCode::OK, &card))
+    let served: Vec<String> = views.iter().map(|view| view.name.clone()).collect();
+    let view = views.into_iter().find(|view| view.name == name);
+    let view = view.ok_or_else(|| Refusal::unknown_model(&name, &served))?;
+    Ok(json(StatusCode::OK, &card(view)))
 }
 
 /// `/metrics`, in Prometheus' text format.

@@ -69,7 +69,7 @@ impl Routes {
         }
         let read = matches!(*request.method(), Method::GET | Method::HEAD);
         if read {
-            return self.page(path).ok_or_else(|| self.wrong(&request));
+            return self.page(path).unwrap_or_else(|| Err(self.wrong(&request)));
         }
         if self.public && request.method() == Method::POST {
             if let Some(endpoint) = ENDPOINTS.iter().find(|endpoint| endpoint.path == path) {
@@ -82,16 +82,16 @@ impl Routes {
         Err(self.wrong(&request))
     }
 
-    fn page(&self, path: &str) -> Option<Answer> {
+    fn page(&self, path: &str) -> Option<Result<Answer, Refusal>> {
         let shell = &self.inference.shell;
-        match path {
-            "/health" | "/ping" => Some(pages::health()),
-            "/ready" => Some(pages::ready(shell)),
-            "/version" => Some(pages::version()),
-            "/v1/models" => Some(pages::models(shell)),
-            "/metrics" => Some(pages::metrics(shell)),
+        Some(match path {
+            "/health" | "/ping" => Ok(pages::health(shell)),
+            "/ready" => Ok(pages::ready(shell)),
+            "/version" => Ok(pages::version()),
+            "/v1/models" => Ok(pages::models(shell)),
+            "/metrics" => Ok(pages::metrics(shell)),
             _ => pages::model(shell, path.strip_prefix("/v1/models/")?),
-        }
+        })
     }
 
     /// Returns why a path and method are not answered.

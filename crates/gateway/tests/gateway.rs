@@ -271,10 +271,66 @@ async fn pages_answer_get_and_head() {
     }
     let models = body(fleet.get("/v1/models").await).await;
     assert_eq!(models["data"][0]["id"], "tiny");
+    assert!(models["data"][0]["max_model_len"].as_u64().is_some_and(|len| len > 0), "{models}");
+    let unknown = fleet.get("/v1/models/none").await;
+    assert_eq!(unknown.status(), StatusCode::NOT_FOUND);
+    assert!(body(unknown).await["error"]["message"].to_string().contains("tiny"));
     assert!(fleet.get("/metrics").await.text().await.expect("a page").contains("# TYPE sagellm_"));
     let tokens =
         body(fleet.post("/tokenize", json!({"model": "tiny", "prompt": "a b c"})).await).await;
     assert!(tokens["count"].as_u64().is_some_and(|n| n > 0), "{tokens}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_small_call_that_fails_is_made_again_elsewhere() {
+    let mut fleet = Fleet::start(2).await;
+    fleet.engines[0].as_ref().expect("runs").set_fault(Fault::Status(503));
+    for killed in [false, true] {
+        if killed {
+            fleet.engines[0].take().expect("runs").kill();
+        }
+        for _ in 0..4 {
+            let answer = fleet.post("/tokenize", json!({"model": "tiny", "prompt": "a b"})).await;
+            assert_eq!(answer.status(), StatusCode::OK, "killed: {killed}");
+            assert_eq!(answer.headers()["x-sagellm-instance"], "e1");
+        }
+    }
+    fleet.engines[1].as_ref().expect("runs").set_fault(Fault::Status(503));
+    let answer = fleet.post("/tokenize", json!({"model": "tiny", "prompt": "a b"})).await;
+    assert!(answer.status().is_server_error());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_model_goes_with_its_last_instance_and_names_may_hold_anything() {
+    let fleet = Fleet::start(1).await;
+    let other = engine(0).await;
+    let name = "rack 3/gpu 0 %";
+    let spec = json!({
+        "instance_id": name, "host": "127.0.0.1", "port": other.local_addr().port(),
+        "model_name": "org/other",
+    });
+    assert_eq!(fleet.post("/admin/instances", spec).await.status(), StatusCode::CREATED);
+    assert_eq!(fleet.get("/v1/models/org/other").await.status(), StatusCode::OK);
+    assert_eq!(fleet.get("/v1/models/org%2Fother").await.status(), StatusCode::OK);
+    let path = "/admin/instances/rack%203%2Fgpu%200%20%25";
+    assert_eq!(body(fleet.get(path).await).await["instance_id"], name);
+    let url = format!("{}{path}", fleet.base);
+    let wrong = fleet.client.put(&url).send().await.expect("an answer");
+    assert_eq!(wrong.headers()["allow"], "GET, HEAD, DELETE");
+    let removed = fleet.client.delete(&url).send().await.expect("an answer");
+    assert_eq!(removed.status(), StatusCode::OK);
+    let listed = body(fleet.get("/v1/models").await).await;
+    let names: Vec<_> =
+        listed["data"].as_array().expect("a list").iter().map(|m| m["id"].clone()).collect();
+    assert_eq!(names, [json!("tiny")]);
+    let mut request = chat(false, 1);
+    request["model"] = json!("org/other");
+    let gone = fleet.post("/v1/chat/completions", request).await;
+    assert_eq!(gone.status(), StatusCode::NOT_FOUND);
+    // The only model that is left needs no name.
+    let mut request = chat(false, 1);
+    request.as_object_mut().expect("an object").remove("model");
+    assert_eq!(fleet.post("/v1/chat/completions", request).await.status(), StatusCode::OK);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -393,6 +449,16 @@ async fn operators_switch_drain_register_and_ask_why() {
     assert!(refused["error"]["message"].to_string().contains("slack = -5"), "{refused}");
     let set = body(fleet.post("/admin/router", json!({"router": "power_of_two"})).await).await;
     assert_eq!(set["router"], "power_of_two");
+    let half = json!({"policy": "fifo", "router": "nowhere"});
+    assert_eq!(fleet.post("/admin/policy", half).await.status(), StatusCode::BAD_REQUEST);
+    let both = json!({"policy": "slo_aware", "router": "locality", "note": "of the client's own"});
+    let set = body(fleet.post("/admin/policy", both).await).await;
+    assert_eq!((&set["policy"], &set["router"]), (&json!("slo_aware"), &json!("locality")));
+    assert_eq!(
+        (&set["previous"], &set["previous_router"]),
+        (&json!("slo_aware"), &json!("power_of_two"))
+    );
+    assert_eq!(fleet.post("/admin/policy", json!({})).await.status(), StatusCode::BAD_REQUEST);
     assert_eq!(body(fleet.get("/admin/policy").await).await["policy"], "slo_aware");
 
     let twice = fleet

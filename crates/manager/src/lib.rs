@@ -35,8 +35,8 @@ mod runtime;
 
 pub use config::{Config, ConfigError, ExplainConfig, ModelsConfig, QueueConfig, RetryConfig};
 pub use core::{
-    Command, Considered, ControlPlane, Counts, Dispatch, Event, Excluded, Explanation,
-    InstanceView, ModelView, Models, NewRequest, Notice, PoolView, RegisterError, Resolved,
+    Command, Considered, ControlPlane, Counts, Dispatch, Event, Excluded, Explained, Explanation,
+    InstanceView, ModelView, Models, NewRequest, Notice, Offer, PoolView, RegisterError, Resolved,
     Snapshot,
 };
 // What callers of the core need of the rooms beneath, so that they need not depend on them.
@@ -46,6 +46,6 @@ pub use sagellm_strategies::{NotOffered, Pressure, SchedulingStrategy, StrategyC
 
 #[cfg(feature = "runtime")]
 pub use runtime::{
-    ControlPlaneManager, EngineFactory, HttpEngines, ManagerError, Output, Permit, Shell,
+    ControlPlaneManager, EngineFactory, HttpEngines, Line, ManagerError, Output, Permit, Shell,
     ShellError, Ticket,
 };

@@ -106,7 +106,11 @@ fn widest_gap(world: &World, users: usize) -> (i64, i64) {
     let records: Vec<_> = world.watched.book.values().collect();
     let forecasts: BTreeMap<RequestId, i64> = {
         let decisions = world.watched.core.last_decisions(records.len());
-        decisions.iter().map(|d| (d.request, fairness.forecast(&d.forecast) as i64)).collect()
+        decisions
+            .iter()
+            .map(|kept| &kept.decision)
+            .map(|d| (d.request, fairness.forecast(&d.forecast) as i64))
+            .collect()
     };
     // All are backlogged from when the last has come until the first has nothing waiting.
     let from = (0..users)

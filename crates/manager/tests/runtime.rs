@@ -10,9 +10,14 @@ use http::{HeaderMap, StatusCode};
 use sagellm_executor::{
     BoxFuture, Call, Engine, EngineError, HttpConfig, ProbeConfig, Reply, SettingsError,
 };
-use sagellm_manager::{Config, ControlPlaneManager, EngineFactory, ManagerError, Shell};
+use sagellm_manager::{
+    Config, ControlPlaneManager, EngineFactory, ManagerError, NewRequest, SchedulingStrategy, Shell,
+};
+use sagellm_strategies::Urgency;
 use sagellm_types::clock::Clock;
-use sagellm_types::{ExecutionInstance, RequestMetadata, RequestStatus, RequestType};
+use sagellm_types::{
+    ExecutionInstance, Request, RequestMetadata, RequestStatus, RequestType, Timestamp,
+};
 
 /// An engine that answers at once, or never.
 #[derive(Default)]
@@ -171,4 +176,36 @@ async fn requests_that_say_nothing_are_refused_before_they_wait() {
     check(|r| r.request_id = " ".into(), "request_id must not be empty").await;
     check(|r| r.model_name = Some("nope".into()), "unknown_model").await;
     assert_eq!(manager.metrics().completed_requests, 0);
+}
+
+/// Orders nothing: it has a bug.
+struct Buggy;
+
+impl SchedulingStrategy for Buggy {
+    fn name(&self) -> &'static str {
+        "buggy"
+    }
+
+    fn urgency(&self, _: &Request, _: Timestamp) -> Urgency {
+        panic!("a bug")
+    }
+}
+
+#[tokio::test]
+async fn a_decision_that_panics_is_told_at_the_door() {
+    let factory = Box::new(Factory(Arc::default()));
+    let probes = ProbeConfig::default();
+    let shell =
+        Shell::start_custom(&Config::default(), Box::new(Buggy), Clock::real(), factory, probes);
+    assert!(shell.is_sound());
+    shell.register(ExecutionInstance::new("a", "localhost", 1, "m")).expect("a new name");
+    let asking = Arc::clone(&shell);
+    let asked = tokio::spawn(async move {
+        let model = asking.read(|core, _| core.models().resolve("m")).map(|found| found.id);
+        asking.submit(NewRequest { model, ..NewRequest::default() });
+    });
+    assert!(asked.await.expect_err("the strategy panics").is_panic());
+    assert!(!shell.is_sound());
+    // It can still be asked.
+    assert_eq!(shell.snapshot().counts.submitted, 1);
 }

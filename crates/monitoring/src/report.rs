@@ -315,7 +315,9 @@ fn intervals(snapshot: &Snapshot, active: Duration) -> Vec<StrategyInterval> {
         |at: sagellm_types::Timestamp| decimals(at.since(begin).min(active).as_secs_f64(), 6);
     let ends = snapshot.intervals.iter().skip(1).map(|next| next.from).chain([snapshot.at]);
     let known = snapshot.intervals.iter().zip(ends);
+    // What was replaced before the first request came has ordered nothing.
     known
+        .filter(|(_, end)| *end > begin || *end == snapshot.at)
         .map(|(interval, end)| StrategyInterval {
             strategy: interval.strategy.to_string(),
             from_s: seconds(interval.from),

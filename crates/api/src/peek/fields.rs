@@ -102,15 +102,17 @@ impl<'a> Found<'a> {
         (self.include_usage, self.continuous_usage) = (false, false);
         match reader.peek() {
             Some(b'{') => {
-                let mut usage = None;
+                let (mut usage, mut odd) = (None, false);
                 let members = reader.members(|reader, name| {
                     let start = reader.at();
-                    let yes = reader.peek() == Some(b't');
+                    let first = reader.peek();
+                    let yes = first == Some(b't');
                     reader.skip()?;
                     match name {
                         b"include_usage" => {
                             self.include_usage = yes;
                             usage = Some(start..reader.at());
+                            odd = !matches!(first, Some(b't' | b'f' | b'n'));
                         }
                         b"continuous_usage_stats" => self.continuous_usage = yes,
                         _ => {}
@@ -118,6 +120,8 @@ impl<'a> Found<'a> {
                     Ok(Fate::Keep)
                 })?;
                 self.spans.stream_options = match usage {
+                    // What is no flag is the engine's to judge.
+                    Some(_) if odd => StreamOptions::Other,
                     Some(value) => StreamOptions::Usage(value),
                     None => StreamOptions::Object { inside: start + 1, empty: members.kept == 0 },
                 };
@@ -157,6 +161,15 @@ impl<'a> Found<'a> {
                 if value.is_none() && written[0] == b'-' {
                     self.wrong.get_or_insert(PeekError::Negative { field });
                 } else if value.is_none() {
+                    self.complain(field, "a whole number");
+                }
+                Ok(value)
+            }
+            // Engines take a number in quotes for the number.
+            Some(b'"') => {
+                let text = reader.text()?;
+                let value = reader.decode(text).and_then(|text| text.trim().parse().ok());
+                if value.is_none() {
                     self.complain(field, "a whole number");
                 }
                 Ok(value)

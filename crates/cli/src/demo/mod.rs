@@ -54,7 +54,8 @@ pub(crate) struct DemoArgs {
     /// How many times as fast as the machine's clock model time runs [default: 3; 10 for a trace]
     #[arg(long, value_name = "FACTOR")]
     speed: Option<f64>,
-    /// Length of the load, in seconds of model time
+    /// Length of the load, in seconds of model time; the first peak, when requests queue, comes
+    /// after 8
     #[arg(long, value_name = "SECONDS")]
     duration: Option<f64>,
     /// Write the report of the chosen strategy as JSON; `-` prints it instead of the tables
@@ -113,7 +114,7 @@ pub(crate) async fn run(args: DemoArgs, environment: &Environment, quiet: bool) 
     let report = ran.report.clone();
     let text = as_text(&report, baseline.as_ref());
     output::report(&text, &report, args.json.as_deref())?;
-    if args.hold && !ran.interrupted {
+    if args.hold && !ran.driven.interrupted {
         eprintln!("still serving at http://{} until interrupted", ran.serving.address);
         let _ = tokio::signal::ctrl_c().await;
     }
@@ -138,7 +139,7 @@ async fn finish(ran: Ran, quiet: bool) -> Result<()> {
     complain(&ran.driven, ran.clock, quiet);
     let books = check::conservation(&ran.driven, &ran.server);
     ran.serving.stop().await?;
-    if ran.interrupted {
+    if ran.driven.interrupted {
         return Err(output::Interrupted.into());
     }
     books?;

@@ -16,9 +16,7 @@ use tokio::task::JoinHandle;
 
 use super::DemoConfig;
 use super::fleet::Fleet;
-use crate::replay::{
-    BodyWriter, Counters, Driven, Endpoint, Progress, PromptStyle, Run, Target, scaled, soon,
-};
+use crate::replay::{BodyWriter, Driven, Endpoint, PromptStyle, Run, Target, scaled, soon};
 
 /// How long engines and gateway may take to find each other, and the books to close, on the
 /// machine's clock.
@@ -46,8 +44,6 @@ pub(crate) struct Ran {
     pub(crate) server: Snapshot,
     /// The clock under which all ran.
     pub(crate) clock: Clock,
-    /// Whether the user broke it off.
-    pub(crate) interrupted: bool,
     /// The gateway, still serving.
     pub(crate) serving: Serving,
 }
@@ -92,21 +88,9 @@ impl Plan {
         announce(address);
         until(|| all_ready(&shell)).await.context("the fake engines do not get ready")?;
 
-        let counters = Arc::new(Counters::default());
-        let (name, total) = (self.control_plane.strategy.name(), self.workload.arrivals.len());
-        let shown = (!self.quiet)
-            .then(|| Progress::show(name, total, counters.clone(), clock, queue_of(&shell)));
         let run = Arc::new(self.clients(address, clock)?);
-        let start = run.start;
-        let mut interrupted = false;
-        let driven = run
-            .drive(counters, async {
-                let _ = tokio::signal::ctrl_c().await;
-                interrupted = true;
-            })
-            .await;
-        drop(shown);
-        let wall = clock.machine(clock.now().since(start));
+        let name = self.control_plane.strategy.name();
+        let driven = run.drive_shown(name, self.quiet, queue_of(&shell)).await;
         // Clients have their last byte a moment before the books are closed.
         let sent = driven.tally.count();
         let closed = || shell.read(|core, _| core.counts().ended() >= sent);
@@ -114,8 +98,9 @@ impl Plan {
             tracing::warn!("the control plane has not closed its books");
         }
         let server = shell.snapshot();
-        let report = joined(&driven, &server).with_wall(wall).with_seed(self.control_plane.seed);
-        Ok(Ran { report, driven, server, clock, interrupted, serving })
+        let report =
+            joined(&driven, &server).with_wall(driven.wall).with_seed(self.control_plane.seed);
+        Ok(Ran { report, driven, server, clock, serving })
     }
 
     fn clients(&self, gateway: SocketAddr, clock: Clock) -> Result<Run> {

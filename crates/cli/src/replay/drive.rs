@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 
 use super::body::{BodyWriter, Wish};
 use super::client::{Outcome, Shot, Target};
-use super::progress::Counters;
+use super::progress::{Counters, Progress};
 
 /// What a run came to.
 #[derive(Debug, Default)]
@@ -31,6 +31,10 @@ pub(crate) struct Driven {
     pub(crate) late: Sketch,
     /// What went wrong, in the server's words, and how often.
     pub(crate) errors: IndexMap<String, u64>,
+    /// Whether it was stopped before its end.
+    pub(crate) interrupted: bool,
+    /// How long it took, on the machine's clock.
+    pub(crate) wall: Duration,
 }
 
 impl Driven {
@@ -92,12 +96,34 @@ impl Run {
             }
             while streams.join_next().await.is_some() {}
         };
-        tokio::select! { biased; () = stop => {}, () = all => {} }
+        let interrupted = tokio::select! { biased; () = stop => true, () = all => false };
         streams.shutdown().await;
         let mut driven =
             std::mem::take(&mut *driven.lock().expect("no stream panics while it holds it"));
         driven.endings.truncate(sent);
         driven.late = late;
+        driven.interrupted = interrupted;
+        driven.wall = self.clock.machine(self.clock.now().since(self.start));
+        driven
+    }
+
+    /// Does the same until the user interrupts it; shows how it stands as `title` unless `quiet`,
+    /// with what `more` adds.
+    pub(crate) async fn drive_shown(
+        self: Arc<Self>,
+        title: &str,
+        quiet: bool,
+        more: impl Fn() -> String + Send + 'static,
+    ) -> Driven {
+        let (counters, total) = (Arc::new(Counters::default()), self.workload.arrivals.len());
+        let shown =
+            (!quiet).then(|| Progress::show(title, total, Arc::clone(&counters), self.clock, more));
+        let driven = self.drive(counters, async {
+            // Without a handler the process ends at once: nothing is lost but the report.
+            let _ = tokio::signal::ctrl_c().await;
+        });
+        let driven = driven.await;
+        drop(shown);
         driven
     }
 

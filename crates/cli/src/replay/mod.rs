@@ -22,7 +22,6 @@ use sagellm_types::{Seed, Timestamp};
 pub(crate) use body::{BodyWriter, Endpoint, PromptStyle};
 pub(crate) use client::Target;
 pub(crate) use drive::{Driven, Run, lateness};
-pub(crate) use progress::{Counters, Progress};
 
 use crate::output;
 use crate::settings::Environment;
@@ -102,11 +101,10 @@ pub(crate) async fn run(args: ReplayArgs, environment: &Environment, quiet: bool
         None => first_model(base, args.api_key.as_deref()).await?,
     };
     raise_open_files();
-    let counters = Arc::new(Counters::default());
     let ignore_eos = !args.natural_end;
     let (endpoint, style) = (args.endpoint, args.style);
     let run = Arc::new(Run {
-        workload: workload.clone(),
+        workload,
         target: Target::new(url.into(), clock, timeout)?,
         bodies: BodyWriter { endpoint, style, model, ignore_eos, seed },
         api_key: args.api_key,
@@ -114,24 +112,11 @@ pub(crate) async fn run(args: ReplayArgs, environment: &Environment, quiet: bool
         clock,
         start: soon(clock),
     });
-    let begun = run.start;
-    let total = workload.arrivals.len();
-    let shown =
-        (!quiet).then(|| Progress::show("replay", total, counters.clone(), clock, String::new));
-    let mut interrupted = false;
-    let driven = run
-        .drive(counters, async {
-            // Without a handler the process ends at once: nothing is lost but the report.
-            let _ = tokio::signal::ctrl_c().await;
-            interrupted = true;
-        })
-        .await;
-    drop(shown);
-    let wall = clock.machine(clock.now().since(begun));
-    let report = driven.tally.report().with_wall(wall).with_seed(seed);
+    let driven = run.drive_shown("replay", quiet, String::new).await;
+    let report = driven.tally.report().with_wall(driven.wall).with_seed(seed);
     output::report(&render_text(&report), &report, args.json.as_deref())?;
     complain(&driven, clock, quiet);
-    judge(&report, &driven, interrupted)
+    judge(&report, &driven)
 }
 
 /// Returns the clock that runs `speed` times as fast as the machine's.
@@ -161,8 +146,8 @@ pub(crate) fn complain(driven: &Driven, clock: Clock, quiet: bool) {
     }
 }
 
-fn judge(report: &Report, driven: &Driven, interrupted: bool) -> Result<()> {
-    if interrupted {
+fn judge(report: &Report, driven: &Driven) -> Result<()> {
+    if driven.interrupted {
         return Err(output::Interrupted.into());
     }
     let lost = driven.lost();

@@ -49,8 +49,8 @@ pub(crate) struct SettingsArgs {
     /// Which instance takes it: load_balanced, power_of_two, round_robin, random, affinity, locality, …
     #[arg(long, value_name = "NAME", value_parser = RouterConfig::parse)]
     pub(crate) router: Option<RouterConfig>,
-    /// Address of the gateway
-    #[arg(long, value_name = "ADDRESS")]
+    /// Address of the gateway, such as 0.0.0.0:8080
+    #[arg(long, value_name = "ADDRESS", value_parser = address)]
     pub(crate) listen: Option<SocketAddr>,
     /// The number from which all randomness is drawn
     #[arg(long, value_name = "NUMBER")]
@@ -58,6 +58,10 @@ pub(crate) struct SettingsArgs {
     /// Any other setting, by its name in the file: --set queue.max_waiting=10 (repeatable)
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = Override::of_flag)]
     pub(crate) overrides: Vec<Override>,
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "expected an IP address and a port, such as 127.0.0.1:8080".to_owned())
 }
 
 /// The engines and the admin API, on the command line.

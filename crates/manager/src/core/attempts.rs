@@ -95,7 +95,10 @@ impl ControlPlane {
         if !begun && self.may_retry(id, running.instance, kind, now) {
             let live = self.requests.get_mut(id).expect("may_retry found it");
             live.running = None;
-            live.retries += 1;
+            match kind {
+                FailureKind::Connect => live.refusals += 1,
+                _ => live.retries += 1,
+            }
             live.failed_on.push(running.instance);
             let (user, pool, charged) = (live.request.user, live.pool, live.charged);
             live.charged = 0;
@@ -141,9 +144,10 @@ impl ControlPlane {
         }
         // An attempt that never reached an engine costs nothing to try again, but not for ever.
         let free = kind == FailureKind::Connect;
-        let most =
-            if free { self.config.retry.max.saturating_mul(4) } else { self.config.retry.max };
-        if !kind.retryable() || live.retries >= most {
+        let most = self.config.retry.max;
+        let spent =
+            if free { live.refusals >= most.saturating_mul(4) } else { live.retries >= most };
+        if !kind.retryable() || spent {
             return false;
         }
         let elsewhere = self.elsewhere(live.pool, &live.failed_on, instance);

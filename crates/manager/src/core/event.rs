@@ -11,6 +11,8 @@ use sagellm_types::{
     RequestId, RequestPriority, RequestType, SessionId, Tokens, Usage, Usd, UserId,
 };
 
+use super::models::Offer;
+
 /// A request as the edge states it: names already turned into ids.
 #[derive(Clone, Debug)]
 pub struct NewRequest {
@@ -100,8 +102,8 @@ pub enum Event {
         ticket: ProbeTicket,
         /// What it said.
         answer: ProbeAnswer,
-        /// The names that it serves, if they were asked for and told.
-        models: Option<Vec<String>>,
+        /// What it serves, if that was asked for and told.
+        models: Option<Vec<Offer>>,
     },
 }
 

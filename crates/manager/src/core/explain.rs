@@ -68,6 +68,17 @@ pub struct Explanation {
     pub ending: Option<&'static str>,
 }
 
+/// A decision with the names of what it speaks of.
+#[derive(Clone, Debug)]
+pub struct Explained {
+    /// The decision.
+    pub decision: Explanation,
+    /// Its model.
+    pub model: String,
+    /// The winner and then the others; `None` for those that have gone.
+    pub instances: Vec<Option<String>>,
+}
+
 /// The last decisions, in a ring.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Explanations {

@@ -7,9 +7,10 @@ use sagellm_monitoring::{EngineGauges, Probe};
 use sagellm_pd::HandOverNeeded;
 use sagellm_perf::{Flavour, LinearCost};
 use sagellm_types::{
-    Attempt, EngineState, ExecutionInstance, FailureKind, InstanceId, Timestamp, Usd,
+    Attempt, EngineState, ExecutionInstance, FailureKind, InstanceId, ModelId, Timestamp, Usd,
 };
 
+use super::models::Offer;
 use super::timers::Timer;
 use super::{Command, ControlPlane, Notice};
 
@@ -86,6 +87,9 @@ impl ControlPlane {
         self.fleet.drain(instance);
         self.abort_unbegun(instance, now);
         let removed = self.fleet.remove(instance)?;
+        for &model in self.pools.served_by(instance) {
+            self.models.lost(model);
+        }
         self.pools.forget(instance, &self.fleet);
         self.predictor.remove(instance);
         self.monitor.instance_gone(instance, now);
@@ -93,17 +97,22 @@ impl ControlPlane {
     }
 
     /// Returns an instance that serves a model and is ready, in turn, for calls that are too small
-    /// to be scheduled.
-    pub fn any_ready(&mut self, model: sagellm_types::ModelId) -> Option<InstanceId> {
-        let able: Vec<InstanceId> = self
-            .fleet
-            .iter()
-            .filter(|found| found.state == EngineState::Ready && self.pools.serves(found.id, model))
-            .map(|found| found.id)
-            .collect();
+    /// to be scheduled; one at which such a call has failed only if there is no other. O(instances).
+    pub fn any_ready(&mut self, model: ModelId, failed: Option<InstanceId>) -> Option<InstanceId> {
+        let able = || {
+            let serves = |found: &&Instance| {
+                found.state == EngineState::Ready && self.pools.serves(found.id, model)
+            };
+            self.fleet.iter().filter(serves).map(|found| found.id)
+        };
+        let others = able().filter(|&id| Some(id) != failed).count();
+        if others == 0 {
+            return able().next();
+        }
+        let turn = self.counts.small_calls as usize % others;
+        let found = able().filter(|&id| Some(id) != failed).nth(turn);
         self.counts.small_calls += 1;
-        let turn = self.counts.small_calls as usize;
-        (!able.is_empty()).then(|| able[turn % able.len()])
+        found
     }
 
     // ---- probes
@@ -131,15 +140,16 @@ impl ControlPlane {
         instance: InstanceId,
         ticket: ProbeTicket,
         answer: &ProbeAnswer,
-        models: Option<Vec<String>>,
+        models: Option<Vec<Offer>>,
         now: Timestamp,
     ) {
         if !self.fleet.is_current(instance, ticket) {
             self.stale(now);
             return;
         }
-        for model in models.into_iter().flatten() {
-            self.serve(instance, &model, now);
+        for offer in models.into_iter().flatten() {
+            let model = self.serve(instance, &offer.name, now);
+            self.models.describe(model, &offer);
         }
         let transition = self.fleet.probe_answered(instance, ticket, answer, now);
         let probe = if answer.healthy { Probe::Answered } else { Probe::Failed };
@@ -238,9 +248,10 @@ impl ControlPlane {
     }
 
     /// Notes that an instance serves a name.
-    fn serve(&mut self, instance: InstanceId, name: &str, now: Timestamp) {
+    fn serve(&mut self, instance: InstanceId, name: &str, now: Timestamp) -> ModelId {
         let model = self.models.intern(name);
         if self.pools.serve(instance, model, &mut self.fleet) {
+            self.models.gained(model);
             self.monitor.name_model(model, name);
             if let Some(found) = self.fleet.get(instance) {
                 let spec = &found.spec;
@@ -249,5 +260,6 @@ impl ControlPlane {
             }
             self.after_release(instance, now);
         }
+        model
     }
 }

@@ -30,9 +30,9 @@ use sagellm_strategies::{Admission, SchedulingStrategy, StrategyConfig};
 use sagellm_types::{Ending, ModelId, RefuseReason, Request, RequestId, Timestamp, Usd};
 
 pub use event::{Command, Dispatch, Event, NewRequest, Notice};
-pub use explain::{Considered, Excluded, Explanation};
+pub use explain::{Considered, Excluded, Explained, Explanation};
 pub use life::RegisterError;
-pub use models::{Models, Resolved};
+pub use models::{Models, Offer, Resolved};
 pub use view::{Counts, InstanceView, ModelView, PoolView, Snapshot};
 
 use crate::Config;
@@ -168,6 +168,7 @@ impl ControlPlane {
             pool,
             tries: 0,
             retries: 0,
+            refusals: 0,
             running: None,
             charged: 0,
             failed_on: Vec::new(),

@@ -29,7 +29,10 @@ pub(super) struct Live {
     pub(super) prompt: PromptSize,
     pub(super) pool: PoolId,
     pub(super) tries: u16,
+    /// Attempts that failed at an engine and were tried again.
     pub(super) retries: u16,
+    /// Attempts that never reached an engine.
+    pub(super) refusals: u16,
     pub(super) running: Option<Try>,
     /// What fairness has charged its user so far.
     pub(super) charged: u64,

@@ -9,7 +9,8 @@ use sagellm_types::{
     RequestType, Timestamp, Usd,
 };
 
-use super::{ControlPlane, Explanation};
+use super::models::Offer;
+use super::{ControlPlane, Explained, Explanation};
 
 /// How many requests came in and how they ended.
 #[derive(Clone, Copy, Debug, PartialEq, Default)]
@@ -87,6 +88,10 @@ pub struct ModelView {
     pub name: String,
     /// What it stands for, if it is an alias.
     pub alias_of: Option<String>,
+    /// The model that it adapts, if it is an adapter.
+    pub parent: Option<String>,
+    /// The longest context, in tokens, that every instance takes, if the engines say.
+    pub max_model_len: Option<u64>,
     /// Instances that serve it and are ready.
     pub ready: u32,
 }
@@ -200,16 +205,19 @@ impl ControlPlane {
             });
             able.count() as u32
         };
-        let served = self.models.iter().map(|(id, name)| ModelView {
-            name: name.to_owned(),
-            alias_of: None,
-            ready: ready(id),
-        });
-        let aliases = self.models.aliases().map(|(alias, target)| ModelView {
-            name: alias.to_owned(),
-            alias_of: Some(target.to_owned()),
-            ready: self.models.resolve(target).map_or(0, |found| ready(found.id)),
-        });
+        let view = |id, alias: Option<&str>| {
+            let Offer { name, parent, max_model_len } = self.models.offer(id);
+            let (name, alias_of) = match alias {
+                Some(alias) => (alias.to_owned(), Some(name)),
+                None => (name, None),
+            };
+            ModelView { name, alias_of, parent, max_model_len, ready: ready(id) }
+        };
+        let served = self.models.iter().map(|(id, _)| view(id, None));
+        let aliases = self
+            .models
+            .aliases()
+            .filter_map(|(alias, target)| Some(view(self.models.resolve(target)?.id, Some(alias))));
         served.chain(aliases).collect()
     }
 
@@ -218,14 +226,24 @@ impl ControlPlane {
         self.gauge.seen()
     }
 
-    /// Returns the decisions on requests called `label`, the newest first.
-    pub fn explain(&self, label: &str) -> Vec<Explanation> {
-        self.explanations.find(label)
+    /// Returns the decisions on requests called `label`, the newest first. O(decisions kept).
+    pub fn explain(&self, label: &str) -> Vec<Explained> {
+        self.explanations.find(label).into_iter().map(|found| self.named(found)).collect()
     }
 
     /// Returns the last `count` decisions, the newest first.
-    pub fn last_decisions(&self, count: usize) -> Vec<Explanation> {
-        self.explanations.last(count)
+    pub fn last_decisions(&self, count: usize) -> Vec<Explained> {
+        self.explanations.last(count).into_iter().map(|found| self.named(found)).collect()
+    }
+
+    fn named(&self, decision: Explanation) -> Explained {
+        let considered = std::iter::once(&decision.winner).chain(&decision.others);
+        let name = |id| Some(self.fleet.get(id)?.spec.instance_id.clone());
+        Explained {
+            model: self.models.name(decision.model).to_owned(),
+            instances: considered.map(|c| name(c.instance)).collect(),
+            decision,
+        }
     }
 
     /// Returns where a request stands, or `None` once it has ended.

@@ -6,5 +6,5 @@ mod slot;
 mod ticket;
 
 pub use manager::{ControlPlaneManager, ManagerError, Output};
-pub use shell::{EngineFactory, HttpEngines, Shell, ShellError};
+pub use shell::{EngineFactory, HttpEngines, Line, Shell, ShellError};
 pub use ticket::{Permit, Ticket};

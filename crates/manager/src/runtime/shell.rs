@@ -7,6 +7,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use sagellm_api::ModelCard;
 use sagellm_executor::{
     Clients, Engine, HttpConfig, HttpEngine, Probe, ProbeConfig, SettingsError,
 };
@@ -19,7 +20,9 @@ use tokio::sync::Notify;
 
 use super::slot::{Message, Slot};
 use super::ticket::Ticket;
-use crate::{Command, Config, ControlPlane, Event, NewRequest, Notice, RegisterError, Snapshot};
+use crate::{
+    Command, Config, ControlPlane, Event, NewRequest, Notice, Offer, RegisterError, Snapshot,
+};
 
 /// Makes the engine that calls a registered instance.
 pub trait EngineFactory: Send + Sync {
@@ -72,10 +75,13 @@ pub enum ShellError {
 
 /// The engine of a registered instance.
 #[derive(Clone)]
-struct Line {
-    id: InstanceId,
-    name: Arc<str>,
-    engine: Arc<dyn Engine>,
+pub struct Line {
+    /// The instance.
+    pub id: InstanceId,
+    /// Its name.
+    pub name: Arc<str>,
+    /// How it is called.
+    pub engine: Arc<dyn Engine>,
 }
 
 /// Something to do once the lock is released.
@@ -239,12 +245,22 @@ impl Shell {
         self.lock().core.snapshot(now)
     }
 
-    /// Returns the engine of an instance that serves a model and is ready, for a call that is too
-    /// small to be scheduled.
-    pub fn any_engine(&self, model: sagellm_types::ModelId) -> Option<Arc<dyn Engine>> {
+    /// Returns the line of an instance that serves a model and is ready, for a call that is too
+    /// small to be scheduled; another one than where it has `failed`, if there is one.
+    pub fn any_line(
+        &self,
+        model: sagellm_types::ModelId,
+        failed: Option<InstanceId>,
+    ) -> Option<Line> {
         let mut inner = self.lock();
-        let id = inner.core.any_ready(model)?;
-        inner.lines[id.index()].as_ref().map(|line| Arc::clone(&line.engine))
+        let id = inner.core.any_ready(model, failed)?;
+        inner.lines[id.index()].clone()
+    }
+
+    /// Returns whether the control plane is as it should be: a decision that panicked may have left
+    /// it half-way, and whoever watches over the process had better start it anew.
+    pub fn is_sound(&self) -> bool {
+        !self.inner.is_poisoned()
     }
 
     /// Asks the core something. Keep it short: it holds the lock.
@@ -383,7 +399,12 @@ async fn probe(shell: Arc<Shell>, line: Line, ticket: ProbeTicket, models: bool)
         kv_usage: report.gauges.as_ref().and_then(|g| g.kv_usage).map(Ratio),
         kv_tokens: report.kv_tokens,
     };
-    let models = report.models.map(|cards| cards.into_iter().map(|card| card.id).collect());
+    let offer = |card: ModelCard| Offer {
+        name: card.id,
+        parent: card.parent,
+        max_model_len: card.max_model_len,
+    };
+    let models = report.models.map(|cards| cards.into_iter().map(offer).collect());
     shell.tell(Event::Probed { instance: line.id, ticket, answer, models });
 }
 

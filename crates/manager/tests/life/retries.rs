@@ -50,6 +50,18 @@ fn what_another_engine_would_repeat_is_not_tried_again() {
 }
 
 #[test]
+fn a_refused_connection_is_not_the_second_try() {
+    let mut plane = Plane::fifo();
+    plane.add_all(&["a", "b", "c"]);
+    let request = plane.submit(small());
+    plane.fail(request, FailureKind::Connect);
+    plane.fail(request, FailureKind::Reset);
+    assert!(plane.at(request).is_some(), "one engine has failed it");
+    plane.fail(request, FailureKind::Reset);
+    assert_eq!(plane.ending(request), Some(Ending::Failed(FailureKind::Reset)));
+}
+
+#[test]
 fn what_has_begun_is_not_tried_again() {
     let mut plane = Plane::fifo();
     plane.add_all(&["a", "b"]);

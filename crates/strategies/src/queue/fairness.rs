@@ -11,7 +11,7 @@
 
 use indexmap::IndexMap;
 use rustc_hash::FxBuildHasher;
-use sagellm_types::{Forecast, Usage, UserId};
+use sagellm_types::{Forecast, Tokens, Usage, UserId};
 use serde::{Deserialize, Serialize};
 
 /// Settings of fairness between users.
@@ -36,12 +36,17 @@ impl Default for FairnessConfig {
 impl FairnessConfig {
     /// Returns what a request counts, as forecast.
     pub fn forecast(&self, forecast: &Forecast) -> u64 {
-        self.input_weight * forecast.prompt.0 + self.output_weight * forecast.output.0
+        self.weigh(forecast.prompt, forecast.output)
     }
 
     /// Returns what a request counts, as used.
     pub fn used(&self, usage: &Usage) -> u64 {
-        self.input_weight * usage.prompt.0 + self.output_weight * usage.output.0
+        self.weigh(usage.prompt, usage.output)
+    }
+
+    fn weigh(&self, input: Tokens, output: Tokens) -> u64 {
+        let input = self.input_weight.saturating_mul(input.0);
+        input.saturating_add(self.output_weight.saturating_mul(output.0))
     }
 }
 
@@ -57,6 +62,9 @@ pub(super) struct Debts {
 
 /// Fewer debts than this are not looked through.
 const KEPT: usize = 4_096;
+/// Of more debts than this the smaller half is forgiven: many users come once, and as long as
+/// somebody with a low counter waits nobody passes the floor.
+const MOST: usize = 65_536;
 
 impl Default for Debts {
     fn default() -> Self {
@@ -81,7 +89,12 @@ impl Debts {
         if self.counters.len() >= self.full {
             let floor = self.floor;
             self.counters.retain(|_, own| *own > floor);
-            self.full = (2 * self.counters.len()).max(KEPT);
+            if self.counters.len() >= MOST {
+                let mut debts: Vec<u64> = self.counters.values().copied().collect();
+                let middle = *debts.select_nth_unstable(MOST / 2).1;
+                self.counters.retain(|_, own| *own > middle);
+            }
+            self.full = (2 * self.counters.len()).clamp(KEPT, MOST);
         }
         self.counters.insert(user, counter);
     }
@@ -91,5 +104,31 @@ impl Debts {
         let floor = self.floor;
         let counter = self.counters.entry(user).or_insert(floor);
         *counter = counter.saturating_add_signed(change);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_who_come_once_do_not_pile_up_while_others_wait() {
+        let mut debts = Debts::default();
+        // The floor stands still, as it does while somebody with a low counter waits.
+        for user in 0..300_000 {
+            debts.leave(Some(UserId(user)), 1 + user % 1_000);
+            assert!(debts.counters.len() <= MOST);
+        }
+        debts.leave(Some(UserId(u64::MAX)), 1_000_000);
+        (0..100_000).for_each(|user| debts.leave(Some(UserId(user)), 1 + user % 1_000));
+        let owed = debts.back(Some(UserId(u64::MAX)), Some(0));
+        assert_eq!(owed, 1_000_000, "the largest debts are kept");
+    }
+
+    #[test]
+    fn absurd_weights_saturate() {
+        let most = FairnessConfig { output_weight: u64::MAX, ..FairnessConfig::default() };
+        let usage = Usage { output: Tokens(9), ..Usage::default() };
+        assert_eq!(most.used(&usage), u64::MAX);
     }
 }

@@ -3,8 +3,9 @@
 //! Requests that the same set of instances could run form a *pool*; a pool holds *lanes*, one per
 //! user when fairness is on, else one; a lane is a heap by the strategy's rank. Lanes are ordered
 //! by the user's virtual token counter and the most urgent priority level present, a level being
-//! worth a fixed number of tokens, so serving a user moves one lane and none of its requests. Push, remove and pop are O(log n), whatever waits in
-//! other pools. A rank that has run out is asked for again lazily, at the head only.
+//! worth a fixed number of tokens, so serving a user moves one lane and none of its requests. Push,
+//! remove and pop are O(log n), whatever waits in other pools. A rank that has run out is asked for
+//! again lazily, at the head only.
 
 mod fairness;
 mod heap;
@@ -77,7 +78,7 @@ struct Lane {
 impl Lane {
     fn turn(&self, index: u32, level_weight: u64) -> Turn {
         let level = self.levels.iter().position(|&n| n > 0).unwrap_or(self.levels.len());
-        (self.counter.saturating_add(level as u64 * level_weight), index)
+        (self.counter.saturating_add((level as u64).saturating_mul(level_weight)), index)
     }
 }
 
@@ -305,7 +306,7 @@ impl Queue {
         let lane = &mut home.lanes[waiting.lane as usize];
         lane.requests.remove(request.index() as u32, &mut self.places);
         lane.levels[usize::from(waiting.level)] -= 1;
-        lane.counter += charge;
+        lane.counter = lane.counter.saturating_add(charge);
         home.reorder(waiting.lane);
         home.len -= 1;
         self.len -= 1;
