@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use indexmap::IndexMap;
 use rustc_hash::FxBuildHasher;
-use sagellm_perf::{LinearCost, Picos};
+use sagellm_perf::{Picos, StepCost};
 use sagellm_types::Timestamp;
 
 use crate::blocks::Blocks;
@@ -35,6 +35,7 @@ use crate::{EngineConfig, Event, EventKind, Gauges, Rejection, Sequence};
 #[derive(Clone, Debug)]
 pub struct Engine {
     pub(crate) config: EngineConfig,
+    pub(crate) cost: StepCost,
     /// The end of the last step, or when an idle engine got work.
     pub(crate) now: Picos,
     pub(crate) run: Option<Run>,
@@ -101,9 +102,15 @@ impl Engine {
     /// Returns an idle engine. Counts of zero are taken as one, and `max_model_len` as no longer
     /// than the whole cache.
     pub fn new(config: EngineConfig) -> Self {
+        Self::with_cost(config, config.cost)
+    }
+
+    /// Returns an idle engine whose steps take `cost` instead of the time in its settings.
+    pub fn with_cost(config: EngineConfig, cost: impl Into<StepCost>) -> Self {
         let config = config.sound();
         Self {
             config,
+            cost: cost.into(),
             now: Picos::ZERO,
             run: None,
             slots: Vec::new(),
@@ -123,8 +130,8 @@ impl Engine {
     }
 
     /// Lets steps that begin from now on cost `cost`.
-    pub fn set_cost(&mut self, cost: LinearCost) {
-        self.config.cost = cost;
+    pub fn set_cost(&mut self, cost: impl Into<StepCost>) {
+        self.cost = cost.into();
         let now = self.now;
         if let Some(run) = &mut self.run {
             run.cut(now);

@@ -1,15 +1,14 @@
 //! A run of steps of one batch: affine in the step index, so its times have a closed form.
 
-use sagellm_perf::{Batch, LinearCost, Picos};
+use sagellm_perf::{Picos, RunTime};
 
 /// Steps that the engine has committed to.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Run {
     /// When its first step began.
     pub(crate) start: Picos,
-    /// What its first step processes; each later one reads a KV token more per sequence.
-    pub(crate) first: Batch,
-    pub(crate) cost: LinearCost,
+    /// How long its steps take.
+    pub(crate) time: RunTime,
     /// Steps planned: at least one.
     pub(crate) steps: u64,
     /// Steps whose tokens have been given out.
@@ -19,7 +18,7 @@ pub(crate) struct Run {
 impl Run {
     /// Returns when step `n` (the first is 1) ends.
     pub(crate) fn end_of(&self, n: u64) -> Picos {
-        self.start + self.cost.run_time(&self.first, n)
+        self.start + self.time.of(n)
     }
 
     /// Returns how many of the planned steps have ended at `to`. Cost: O(log steps).
@@ -41,12 +40,13 @@ impl Run {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sagellm_perf::{Batch, LinearCost, StepCost};
 
     #[test]
     fn ended_steps_are_those_whose_end_has_come() {
-        let first = Batch { prefill_tokens: 0, decode_sequences: 3, kv_tokens: 100 };
-        let run =
-            Run { start: Picos::from_millis(7), first, cost: LinearCost::TINY, steps: 50, done: 4 };
+        let first = Batch { decode_sequences: 3, kv_tokens: 100, ..Batch::EMPTY };
+        let time = StepCost::Linear(LinearCost::TINY).run(&first, 0);
+        let run = Run { start: Picos::from_millis(7), time, steps: 50, done: 4 };
         for n in 5..=50 {
             assert_eq!(run.ended_by(run.end_of(n)), n);
             assert_eq!(run.ended_by(run.end_of(n) - Picos(1)), n - 1);

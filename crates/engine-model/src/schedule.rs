@@ -33,12 +33,12 @@ impl Engine {
         let mut budget = self.config.max_num_batched_tokens;
         let preempted = self.schedule_running(&mut budget, events);
         let stop = if preempted { Stop::Preempted } else { self.admit(&mut budget) };
-        let first = self.batch();
+        let (first, near, until) = self.batch();
         let steps = match self.config.pace {
             Pace::Step => 1,
-            Pace::Leap => self.leap(&first, stop),
+            Pace::Leap => self.leap(&first, stop).min(until),
         };
-        Run { start: self.now, first, cost: self.config.cost, steps, done: 0 }
+        Run { start: self.now, time: self.cost.run(&first, near), steps, done: 0 }
     }
 
     /// Gives the sequences in the batch their tokens; returns whether any had to be preempted.
@@ -169,19 +169,31 @@ impl Engine {
         }
     }
 
-    /// Returns what the step that has just been scheduled processes.
-    fn batch(&self) -> Batch {
-        let mut batch = Batch::default();
+    /// Returns what the step that has just been scheduled processes, how many of its decoding
+    /// sequences still see less than the window of short-sighted layers, and for how many steps
+    /// that stays so.
+    fn batch(&self) -> (Batch, u64, u64) {
+        let window = self.cost.window();
+        let (mut batch, mut near, mut until) = (Batch::EMPTY, 0, u64::MAX);
         for &place in &self.running {
             let slot = &self.slots[place as usize];
             if slot.decodes() {
+                let tokens = u64::from(slot.tokens());
                 batch.decode_sequences += 1;
-                batch.kv_tokens += u64::from(slot.tokens());
+                batch.kv_tokens += tokens;
+                batch.window_tokens += tokens.min(window);
+                if tokens < window {
+                    near += 1;
+                    until = until.min(window - tokens);
+                }
             } else {
-                batch.prefill_tokens += u64::from(slot.scheduled);
+                let (chunk, before) = (u64::from(slot.scheduled), u64::from(slot.computed));
+                batch.prefill_tokens += chunk;
+                batch.prefill_pairs += chunk * before + chunk * (chunk + 1) / 2;
+                batch.completing += u64::from(slot.computed + slot.scheduled == slot.tokens());
             }
         }
-        batch
+        (batch, near, until)
     }
 
     /// Returns for how many steps the batch stays as it is: until one ends, a block is missing, or

@@ -238,7 +238,7 @@ mod tests {
     #[test]
     fn the_prior_is_the_step_of_the_batch_that_it_would_join() {
         let estimate = estimate(&predictor(), 3);
-        let batch = Batch { prefill_tokens: 0, decode_sequences: 4, kv_tokens: 3 * 500 + 150 };
+        let batch = Batch { decode_sequences: 4, kv_tokens: 3 * 500 + 150, ..Batch::EMPTY };
         assert_eq!(estimate.tpot, LinearCost::TINY.step_time(&batch).duration());
         assert_eq!(estimate.spread, 0.25);
     }

@@ -113,7 +113,7 @@ const USERS: usize = 16_384;
 /// Models learnt apart; a table of names that is longer shares the last place.
 const MODELS: usize = 4_096;
 /// The batch that a typical request meets.
-const TYPICAL: Batch = Batch { prefill_tokens: 0, decode_sequences: 16, kv_tokens: 16_384 };
+const TYPICAL: Batch = Batch { decode_sequences: 16, kv_tokens: 16_384, ..Batch::EMPTY };
 
 impl Model {
     fn new(cost: &LinearCost) -> Self {

@@ -1,60 +1,87 @@
-//! GPUs by name: memory, speed and rent.
-//!
-//! Datasheet values (dense), rents on demand in 2026; efficiencies are applied by the presets.
+//! GPUs by name: memory, speed, links and rent.
 
 use sagellm_types::Usd;
+use serde::Deserialize;
 
-/// What matters of a GPU.
-#[derive(Clone, Copy, Debug, PartialEq)]
+use crate::Dtype;
+use crate::catalogue::{self, UnknownName};
+
+/// What matters of a GPU. Rates are dense.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Gpu {
-    /// Words of which each must occur in a name, in lower case.
-    pub words: &'static [&'static str],
-    /// Memory, in GB.
-    pub memory_gb: f64,
+    /// Its name here.
+    pub name: String,
+    words: Vec<String>,
+    /// Where the figures were read.
+    pub source: String,
+    /// Memory as the driver shows it, in GiB.
+    pub memory_gib: f64,
     /// Memory bandwidth, in GB/s.
     pub bandwidth: f64,
-    /// Dense bf16 rate, in TFLOP/s.
+    /// bf16 rate, in TFLOP/s.
     pub bf16: f64,
-    /// Dense fp8 (else int8) rate, in TFLOP/s; equal to bf16 where there is none.
-    pub fp8: f64,
-    /// One all-reduce of a decode step within a node, in microseconds.
-    pub all_reduce_us: f64,
+    #[serde(default)]
+    int8: Option<f64>,
+    #[serde(default)]
+    fp8: Option<f64>,
+    #[serde(default)]
+    fp4: Option<f64>,
+    /// NVLink or Infinity Fabric bandwidth, both directions together, in GB/s; `None`: PCIe only.
+    #[serde(default)]
+    pub link: Option<f64>,
+    /// PCIe bandwidth, one direction, in GB/s.
+    pub pcie: f64,
+    /// GPUs that the fast links join.
+    pub node: u32,
     /// Typical rent of one GPU hour.
+    #[serde(rename = "price")]
     pub price_per_hour: Usd,
 }
-
-const fn gpu(
-    words: &'static [&'static str],
-    [memory_gb, bandwidth, bf16, fp8, all_reduce_us, price]: [f64; 6],
-) -> Gpu {
-    Gpu { words, memory_gb, bandwidth, bf16, fp8, all_reduce_us, price_per_hour: Usd(price) }
-}
-
-/// The known GPUs; of several that match a name, the first counts.
-pub const GPUS: &[Gpu] = &[
-    gpu(&["a10g"], [24.0, 600.0, 70.0, 140.0, 27.0, 1.0]),
-    gpu(&["l40s"], [48.0, 864.0, 362.0, 733.0, 27.0, 1.1]),
-    gpu(&["l4"], [24.0, 300.0, 121.0, 242.0, 27.0, 0.7]),
-    gpu(&["4090"], [24.0, 1_008.0, 165.0, 330.0, 27.0, 0.4]),
-    gpu(&["a100", "40"], [40.0, 1_555.0, 312.0, 312.0, 6.5, 1.3]),
-    gpu(&["a100"], [80.0, 2_039.0, 312.0, 312.0, 6.5, 1.5]),
-    gpu(&["h100", "pcie"], [80.0, 2_000.0, 756.0, 1_513.0, 20.0, 2.0]),
-    gpu(&["h100"], [80.0, 3_350.0, 989.0, 1_979.0, 5.3, 2.95]),
-    gpu(&["h200"], [141.0, 4_800.0, 989.0, 1_979.0, 5.3, 3.5]),
-    gpu(&["b200"], [180.0, 7_700.0, 2_250.0, 4_500.0, 8.1, 5.0]),
-    gpu(&["mi300"], [192.0, 5_300.0, 1_307.0, 2_615.0, 8.0, 2.5]),
-];
 
 impl Gpu {
     /// Returns the GPU that `name` means ("NVIDIA H100 80GB HBM3", "a100-40g"), if it is known.
     pub fn find(name: &str) -> Option<&'static Self> {
         let name = name.to_ascii_lowercase();
-        GPUS.iter().find(|gpu| gpu.words.iter().all(|word| name.contains(word)))
+        catalogue::gpus().iter().find(|gpu| catalogue::means(&gpu.words, &name))
+    }
+
+    /// Returns the GPU that `name` means.
+    ///
+    /// # Errors
+    /// If none is meant; with the nearest names.
+    pub fn named(name: &str) -> Result<&'static Self, UnknownName> {
+        let known = || catalogue::gpus().iter().map(|gpu| gpu.name.as_str());
+        Self::find(name).ok_or_else(|| catalogue::unknown("GPU", name, known()))
     }
 
     /// Returns the GPU that stands for an unknown one: an A100 of 80 GB.
     pub fn typical() -> &'static Self {
-        Self::find("a100").expect("the table holds the A100")
+        Self::find("a100").expect("the catalogue holds the A100")
+    }
+
+    /// Returns the memory, in bytes.
+    pub fn memory(&self) -> f64 {
+        self.memory_gib * 1_073_741_824.0
+    }
+
+    /// Returns the rate of arithmetic for weights of `dtype`, in FLOP/s: that of the next wider
+    /// dtype where the GPU has none for it.
+    pub fn peak(&self, dtype: Dtype) -> f64 {
+        let wider = match dtype {
+            Dtype::Bf16 => None,
+            Dtype::Fp8 => self.fp8,
+            Dtype::Int8 => self.int8.or(self.fp8),
+            // Weights in four bits without arithmetic for them are widened to 16 bits.
+            Dtype::Fp4 => self.fp4,
+            Dtype::Int4 => None,
+        };
+        wider.unwrap_or(self.bf16) * 1e12
+    }
+
+    /// Returns the bandwidth of one GPU towards its peers, one direction, in bytes per second.
+    pub fn peer_bandwidth(&self) -> f64 {
+        self.link.map_or(self.pcie, |link| link / 2.0) * 1e9
     }
 }
 
@@ -64,15 +91,26 @@ mod tests {
 
     #[test]
     fn names_as_drivers_print_them_are_found() {
-        let check = |name: &str, memory: f64| {
-            assert_eq!(Gpu::find(name).map(|gpu| gpu.memory_gb), Some(memory), "{name}");
+        let check = |name: &str, expected: &str| {
+            assert_eq!(Gpu::find(name).map(|gpu| gpu.name.as_str()), Some(expected), "{name}");
         };
-        check("NVIDIA H100 80GB HBM3", 80.0);
-        check("NVIDIA A100-SXM4-40GB", 40.0);
-        check("A100", 80.0);
-        check("NVIDIA L40S", 48.0);
-        check("NVIDIA L4", 24.0);
-        check("AMD Instinct MI300X", 192.0);
+        check("NVIDIA H100 80GB HBM3", "H100");
+        check("NVIDIA A100-SXM4-40GB", "A100-40GB");
+        check("A100", "A100-80GB");
+        check("NVIDIA L40S", "L40S");
+        check("NVIDIA L4", "L4");
+        check("NVIDIA GB200", "GB200");
+        check("AMD Instinct MI300X", "MI300X");
         assert_eq!(Gpu::find("abacus"), None);
+    }
+
+    #[test]
+    fn what_has_no_arithmetic_computes_in_the_next_wider() {
+        let peak = |name, dtype| Gpu::find(name).expect("known").peak(dtype) * 1e-12;
+        assert_eq!(peak("H100", Dtype::Fp8), 1_979.0);
+        assert_eq!(peak("H100", Dtype::Fp4), 989.0);
+        assert_eq!(peak("B200", Dtype::Fp4), 9_000.0);
+        assert_eq!(peak("A100", Dtype::Fp8), 312.0);
+        assert_eq!(peak("A100", Dtype::Int8), 624.0);
     }
 }

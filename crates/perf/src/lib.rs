@@ -1,7 +1,7 @@
 //! How long a request takes and what it costs.
 //!
 //! Three questions, each answered from a prior and then from what happened:
-//! how long one engine step takes ([`LinearCost`]), what a request will need ([`Forecaster`]), and
+//! how long one engine step takes ([`OperatorCost`], or the plainer [`LinearCost`]), what a request will need ([`Forecaster`]), and
 //! what it would see on a given instance ([`Predictor`]). This crate never chooses, never measures
 //! and never reads a clock; floats are touched by + − × ÷ and square roots only, so that results
 //! are the same on every machine.
@@ -11,8 +11,9 @@
 //! use sagellm_types::{Estimator, InstanceId, Load, ModelId, Request, Timestamp};
 //!
 //! let cost = LinearCost::preset("Llama-3.1-8B-Instruct", Some("H100"), 1);
-//! let step = cost.step_time(&Batch { prefill_tokens: 0, decode_sequences: 8, kv_tokens: 8000 });
-//! assert!(step < cost.step_time(&Batch { prefill_tokens: 2048, decode_sequences: 8, kv_tokens: 8000 }));
+//! let decode = Batch { decode_sequences: 8, kv_tokens: 8000, ..Batch::EMPTY };
+//! let mixed = Batch { prefill_tokens: 2048, ..decode };
+//! assert!(cost.step_time(&decode) < cost.step_time(&mixed));
 //!
 //! let forecaster = Forecaster::new(cost);
 //! let forecast = forecaster.forecast(ModelId(0), None, PromptSize::Bytes(4000), Some(100));
@@ -27,28 +28,39 @@
 //! assert!(predictor.estimate(&request, instance, &busy, Timestamp::ZERO).tpot > idle.tpot);
 //! ```
 
+mod calibration;
+mod catalogue;
 mod correction;
 mod estimate;
 mod forecast;
 mod gpu;
+mod hugging_face;
 mod line;
+mod memory;
 mod model;
+mod operators;
 mod picos;
 mod preset;
 mod price;
+mod spec;
 mod step;
 mod users;
 
+pub use calibration::{Calibration, Factor};
+pub use catalogue::{UnknownName, gpus, models};
 pub use correction::Correction;
 pub use estimate::{Flavour, Observed, Predictor};
 pub use forecast::{Forecaster, Lesson, PredictionError, PromptSize};
-pub use gpu::{GPUS, Gpu};
+pub use gpu::Gpu;
 pub use line::Line;
+pub use memory::{DoesNotFit, Memory};
 pub use model::ModelShape;
+pub use operators::{Layout, OperatorCost, Work};
 pub use picos::Picos;
 pub use preset::{DEFAULT_KV_TOKENS, kv_tokens_that_fit};
 pub use price::Rent;
-pub use step::{Batch, CostError, LinearCost, LinearCostConfig};
+pub use spec::{Dtype, Mla, ModelSpec, Moe, SpecError, Window};
+pub use step::{Batch, CostError, LinearCost, LinearCostConfig, RunTime, StepCost};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -9,7 +9,7 @@
 
 use sagellm_types::Tokens;
 
-use crate::{Gpu, LinearCost, ModelShape, Picos};
+use crate::{Dtype, Gpu, LinearCost, ModelShape, Picos};
 
 /// KV tokens of an instance about which nothing is known: one A100 with a model of 8 × 10⁹.
 pub const DEFAULT_KV_TOKENS: Tokens = Tokens(400_000);
@@ -18,6 +18,9 @@ const LAUNCH_PER_LAYER: f64 = 55e-6;
 const WEIGHT_READS: f64 = 0.92;
 const KV_READS: f64 = 0.95;
 const ARITHMETIC: f64 = 0.75;
+/// One all-reduce of a decode step, over fast links and over PCIe.
+const ALL_REDUCE: f64 = 6e-6;
+const ALL_REDUCE_PCIE: f64 = 27e-6;
 /// Sampling, detokenising and bookkeeping of one sequence in one step.
 const PER_SEQUENCE: f64 = 4.4e-6;
 /// Share of a GPU's memory that an engine takes.
@@ -35,9 +38,10 @@ impl LinearCost {
     pub fn roofline(shape: &ModelShape, gpu: &Gpu, gpus: u32) -> Self {
         let gpus = f64::from(gpus.max(1));
         let bandwidth = gpu.bandwidth * 1e9 * gpus;
-        let peak = if shape.weight_bytes == 1.0 { gpu.fp8 } else { gpu.bf16 } * 1e12 * gpus;
-        let exchange =
-            if gpus > 1.0 { 1.4 * 2.0 * shape.layers * gpu.all_reduce_us * 1e-6 } else { 0.0 };
+        let dtype = if shape.weight_bytes == 1.0 { Dtype::Fp8 } else { Dtype::Bf16 };
+        let peak = gpu.peak(dtype) * gpus;
+        let all_reduce = if gpu.link.is_some() { ALL_REDUCE } else { ALL_REDUCE_PCIE };
+        let exchange = if gpus > 1.0 { 1.4 * 2.0 * shape.layers * all_reduce } else { 0.0 };
         let token = 2.0 * shape.active * 1e9 / (peak * ARITHMETIC);
         Self {
             base: Picos::from_secs_f64(
@@ -59,7 +63,7 @@ pub fn kv_tokens_that_fit(model: &str, gpu: Option<&str>, gpus: u32, memory_gb: 
     let memory = if memory_gb > 0.0 {
         memory_gb
     } else {
-        gpu.and_then(Gpu::find).map_or(0.0, |gpu| gpu.memory_gb)
+        gpu.and_then(Gpu::find).map_or(0.0, |gpu| gpu.memory() * 1e-9)
     };
     let Some(shape) = ModelShape::from_name(model) else { return DEFAULT_KV_TOKENS };
     let free = memory * 1e9 * MEMORY_SHARE * f64::from(gpus.max(1)) - shape.weights();
@@ -72,11 +76,8 @@ mod tests {
     use crate::Batch;
 
     fn tpot_ms(cost: &LinearCost, sequences: u64, context: u64) -> f64 {
-        let batch = Batch {
-            prefill_tokens: 0,
-            decode_sequences: sequences,
-            kv_tokens: sequences * context,
-        };
+        let batch =
+            Batch { decode_sequences: sequences, kv_tokens: sequences * context, ..Batch::EMPTY };
         cost.step_time(&batch).as_secs_f64() * 1e3
     }
 
@@ -102,8 +103,8 @@ mod tests {
 
     #[test]
     fn kv_memory_is_what_the_weights_leave() {
-        // (80 GB × 0.9 − 16.06 GB) / 131,072 bytes.
-        assert_eq!(kv_tokens_that_fit("Llama-3.1-8B", Some("H100"), 1, 0.0), Tokens(426_788));
+        // (79.6 GiB × 0.9 − 16.06 GB) / 131,072 bytes.
+        assert_eq!(kv_tokens_that_fit("Llama-3.1-8B", Some("H100"), 1, 0.0), Tokens(464_346));
         assert_eq!(kv_tokens_that_fit("Llama-3.1-8B", None, 1, 0.0), DEFAULT_KV_TOKENS);
         assert_eq!(kv_tokens_that_fit("Llama-3.1-70B", Some("L4"), 1, 0.0), DEFAULT_KV_TOKENS);
         assert_eq!(kv_tokens_that_fit("my-model", Some("H100"), 1, 0.0), DEFAULT_KV_TOKENS);

@@ -9,7 +9,7 @@
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::Picos;
+use crate::{OperatorCost, Picos};
 
 /// What one step processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -20,6 +20,102 @@ pub struct Batch {
     pub decode_sequences: u64,
     /// KV tokens read: the contexts of the decoding sequences.
     pub kv_tokens: u64,
+    /// The same contexts as layers see them that look back over a window only.
+    pub window_tokens: u64,
+    /// Pairs of a prompt token and a token that it looks back at.
+    pub prefill_pairs: u64,
+    /// Sequences whose prompt ends with this step: they get their first output token.
+    pub completing: u64,
+}
+
+impl Batch {
+    /// Nothing to do.
+    pub const EMPTY: Self = Self {
+        prefill_tokens: 0,
+        decode_sequences: 0,
+        kv_tokens: 0,
+        window_tokens: 0,
+        prefill_pairs: 0,
+        completing: 0,
+    };
+
+    /// Returns the tokens that are computed.
+    pub fn tokens(&self) -> u64 {
+        self.prefill_tokens + self.decode_sequences
+    }
+
+    /// Returns the sequences that get an output token.
+    pub fn sampled(&self) -> u64 {
+        self.decode_sequences + self.completing
+    }
+}
+
+/// How long the steps of an engine take.
+#[derive(Clone, Debug, PartialEq)]
+pub enum StepCost {
+    /// A line in what the step processes.
+    Linear(LinearCost),
+    /// A sum over operators of a model on GPUs.
+    Operators(Box<OperatorCost>),
+}
+
+/// A run of steps of one batch: how long the first takes, and how much longer each is than the one
+/// before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RunTime {
+    /// The first step.
+    pub first: Picos,
+    /// What each adds.
+    pub growth: Picos,
+}
+
+impl RunTime {
+    /// Returns how long `steps` steps take.
+    pub fn of(&self, steps: u64) -> Picos {
+        let pairs = if steps.is_multiple_of(2) {
+            (steps / 2).saturating_mul(steps.saturating_sub(1))
+        } else {
+            steps.saturating_mul((steps - 1) / 2)
+        };
+        self.first * steps + self.growth * pairs
+    }
+}
+
+impl StepCost {
+    /// Returns the times of a run whose first step is over `batch`, while `growing` of its sequences
+    /// still see less than the window of short-sighted layers.
+    pub fn run(&self, batch: &Batch, growing: u64) -> RunTime {
+        match self {
+            Self::Linear(cost) => RunTime {
+                first: cost.step_time(batch),
+                growth: cost.per_kv_token * batch.decode_sequences,
+            },
+            Self::Operators(cost) => RunTime {
+                first: cost.step_time(batch),
+                growth: cost.growth(batch.decode_sequences, growing),
+            },
+        }
+    }
+
+    /// Returns how far short-sighted layers look back, in tokens; zero if there are none.
+    pub fn window(&self) -> u64 {
+        match self {
+            Self::Linear(_) => 0,
+            Self::Operators(cost) => cost.window(),
+        }
+    }
+}
+
+impl From<LinearCost> for StepCost {
+    fn from(cost: LinearCost) -> Self {
+        Self::Linear(cost)
+    }
+}
+
+impl From<OperatorCost> for StepCost {
+    fn from(cost: OperatorCost) -> Self {
+        Self::Operators(Box::new(cost))
+    }
 }
 
 /// The cost of a step, per part of its batch.
@@ -84,21 +180,6 @@ impl LinearCost {
             + self.per_kv_token * batch.kv_tokens
     }
 
-    /// Returns how much longer each decode step is than the one before while `sequences` stay.
-    pub fn growth(&self, sequences: u64) -> Picos {
-        self.per_kv_token * sequences
-    }
-
-    /// Returns how long `steps` decode steps of one batch take, the first of them over `batch`.
-    pub fn run_time(&self, batch: &Batch, steps: u64) -> Picos {
-        let pairs = if steps.is_multiple_of(2) {
-            (steps / 2).saturating_mul(steps.saturating_sub(1))
-        } else {
-            steps.saturating_mul((steps - 1) / 2)
-        };
-        self.step_time(batch) * steps + self.growth(batch.decode_sequences) * pairs
-    }
-
     /// Returns the cost with every part `factor` times as large; parts stay within an hour.
     pub fn scaled(&self, factor: f64) -> Self {
         let scale = |p: Picos| Picos::from_secs_f64((p.as_secs_f64() * factor).min(HOUR));
@@ -157,11 +238,11 @@ mod tests {
     fn a_run_of_decode_steps_is_the_sum_of_its_steps() {
         let cost = LinearCost::TINY;
         for steps in 0..40 {
-            let first = Batch { prefill_tokens: 0, decode_sequences: 7, kv_tokens: 1234 };
+            let first = Batch { decode_sequences: 7, kv_tokens: 1234, ..Batch::EMPTY };
             let sum = (0..steps).fold(Picos::ZERO, |sum, i| {
                 sum + cost.step_time(&Batch { kv_tokens: first.kv_tokens + 7 * i, ..first })
             });
-            assert_eq!(cost.run_time(&first, steps), sum);
+            assert_eq!(StepCost::Linear(cost).run(&first, 0).of(steps), sum);
         }
     }
 

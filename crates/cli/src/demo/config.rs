@@ -228,9 +228,9 @@ impl EngineGroup {
         let batch = fitting.min(f64::from(engine.max_num_seqs)).max(1.0);
         let context = batch * (prompt + output / 2.0);
         let step = engine.cost.step_time(&Batch {
-            prefill_tokens: 0,
             decode_sequences: batch as u64,
             kv_tokens: context as u64,
+            ..Batch::EMPTY
         });
         let prefill = engine.cost.per_prefill_token.as_secs_f64() * prompt;
         1.0 / (prefill + output / batch * step.as_secs_f64())
