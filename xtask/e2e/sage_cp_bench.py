@@ -79,13 +79,12 @@ class SageControlPlaneBenchmark(unittest.TestCase):
     def test_a_comparison_switches_to_every_strategy(self):
         # Another one than the first of the comparison, whose switch would show nothing.
         ask(f"{URL}/admin/set_policy", {"policy": "cost_optimized"})
-        known = len(ask(f"{URL}/admin/report")["strategy_intervals"])
         results = bench("compare", "compare", "--policies", ",".join(STRATEGIES))
         self.assertEqual(sorted(results), sorted(STRATEGIES))
         self.check_results(results)
-        intervals = ask(f"{URL}/admin/report")["strategy_intervals"][known:]
+        intervals = ask(f"{URL}/admin/report")["strategy_intervals"]
         switched = [i["strategy"] for i in intervals if i["reason"] == "set by operator"]
-        self.assertEqual(switched, STRATEGIES)
+        self.assertEqual(switched[-len(STRATEGIES) :], STRATEGIES)
         self.assertEqual(ask(f"{URL}/admin/policy")["policy"], "adaptive")
         decided = decided_since(self.before["submitted"])
         for strategy in CHOICES:
