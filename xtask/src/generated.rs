@@ -37,6 +37,53 @@ const REGIONS: &[Region] = &[
     Region { file: "docs/CONFIGURATION.md", name: "config", arguments: &["docs", "config"] },
 ];
 
+/// The one that is measured: it needs a table of runs that is not in the repository, so that it is
+/// written by `cargo xtask accuracy` alone and never stale.
+const MEASURED: Region = Region { file: "docs/ACCURACY.md", name: "accuracy", arguments: &[] };
+
+#[derive(Debug, Args)]
+pub(crate) struct AccuracyOptions {
+    /// Table of measured runs (CSV).
+    #[arg(long, value_name = "FILE", default_value = "../shared/data/measured/vllm_measured.csv")]
+    measured: std::path::PathBuf,
+    /// Fit the numbers anew and write them where `sagellm-perf` keeps them, too.
+    #[arg(long)]
+    calibrate: bool,
+}
+
+/// Writes what predictions are worth into its document, measured anew.
+///
+/// # Errors
+///
+/// When the document has no marker or the command fails.
+pub(crate) fn accuracy(options: &AccuracyOptions) -> Result<()> {
+    let table = workspace::root().join(&options.measured);
+    if !table.exists() {
+        eprintln!(
+            "skipped: no table of measured runs at {}; name one with --measured",
+            table.display()
+        );
+        return Ok(());
+    }
+    let binary = workspace::metadata()?.target_directory.as_std_path().join("release/sagellm");
+    let evaluate = |more: &[&str]| {
+        shell::run(shell::cargo("build").args(["--release", "--package", "sagellm-cli"]))?;
+        let mut command = Command::new(&binary);
+        shell::capture(command.arg("accuracy").arg("--measured").arg(&table).args(more))
+    };
+    if options.calibrate {
+        let file = workspace::root().join("crates/perf/data/calibration.toml");
+        evaluate(&["--brief", "--write-calibration", &file.to_string_lossy()])?;
+    }
+    let body = evaluate(&[])?;
+    let path = workspace::root().join(MEASURED.file);
+    let text =
+        std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", MEASURED.file))?;
+    std::fs::write(&path, replace(&text, MEASURED.name, &body).context(MEASURED.file)?)?;
+    eprintln!("wrote {}", MEASURED.file);
+    Ok(())
+}
+
 const END: &str = "<!-- end generated -->";
 
 /// Writes every region anew, or checks that none is stale.
@@ -86,7 +133,7 @@ fn reject_strays(workspace: &Workspace) -> Result<()> {
             let known = |region: &Region| {
                 Path::new(region.file) == Path::new(&file.path) && region.name == name
             };
-            if !REGIONS.iter().any(known) {
+            if !REGIONS.iter().chain([&MEASURED]).any(known) {
                 bail!(
                     "{} has a generated region `{name}`, but xtask/src/generated.rs has no command for it",
                     file.path

@@ -44,6 +44,8 @@ enum Task {
     Bench(bench::Options),
     /// Write the generated parts of the documents anew, from the binary itself.
     Docs(generated::Options),
+    /// Say what predictions are worth, measured anew, in docs/ACCURACY.md.
+    Accuracy(generated::AccuracyOptions),
     /// Run real OpenAI clients against the gateway on fake or real engines.
     E2e(e2e::Options),
 }
@@ -56,6 +58,7 @@ fn main() -> ExitCode {
         Task::Props(options) => props::run(&options),
         Task::Bench(options) => bench::run(&options),
         Task::Docs(options) => generated::run(&options),
+        Task::Accuracy(options) => generated::accuracy(&options),
         Task::E2e(options) => e2e::run(&options),
     };
     match outcome {

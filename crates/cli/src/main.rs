@@ -3,6 +3,7 @@
 //! A thin shell: settings are read in [`settings`], everything else composes the rooms of the
 //! workspace.
 
+mod accuracy;
 mod config_cmd;
 mod demo;
 mod docs_cmd;
@@ -51,6 +52,7 @@ enum Command {
     Replay(replay::ReplayArgs),
     MockEngine(mock_engine::MockEngineArgs),
     Status(status::StatusArgs),
+    Accuracy(accuracy::AccuracyArgs),
     /// Check, show or print settings
     #[command(subcommand)]
     Config(config_cmd::ConfigCommand),
@@ -85,6 +87,7 @@ fn run(cli: Cli) -> Result<()> {
     log_as(environment.get("SAGELLM_LOG"))?;
     let quiet = cli.quiet;
     match cli.command {
+        Command::Accuracy(args) => accuracy::run(&args, quiet),
         Command::Config(command) => config_cmd::run(command, &environment, quiet),
         Command::Docs { reference } => docs_cmd::run(reference),
         Command::Completions { shell } => {

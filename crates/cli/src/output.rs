@@ -5,7 +5,7 @@ use std::io::{self, Write as _};
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use sagellm_monitoring::Report;
+use serde::Serialize;
 
 /// The user interrupted a run; the program ends as the shell expects it then, with 130.
 #[derive(Clone, Copy, Debug)]
@@ -31,12 +31,12 @@ pub(crate) fn print(text: &str) -> Result<()> {
     }
 }
 
-/// Prints a report as text and writes it as JSON where that is wanted; to `-` is standard output,
+/// Prints figures as text and writes it as JSON where that is wanted; to `-` is standard output,
 /// and JSON alone then.
 ///
 /// # Errors
 /// If it cannot be written.
-pub(crate) fn report(text: &str, report: &Report, json: Option<&Path>) -> Result<()> {
+pub(crate) fn report(text: &str, report: &impl Serialize, json: Option<&Path>) -> Result<()> {
     let Some(path) = json else { return print(text) };
     let mut json = serde_json::to_string_pretty(report).context("a report is plain values")?;
     json.push('\n');

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use indexmap::IndexMap;
 use rustc_hash::FxBuildHasher;
-use sagellm_perf::{Picos, StepCost};
+use sagellm_perf::{Picos, StepCost, Work};
 use sagellm_types::Timestamp;
 
 use crate::blocks::Blocks;
@@ -36,6 +36,8 @@ use crate::{EngineConfig, Event, EventKind, Gauges, Rejection, Sequence};
 pub struct Engine {
     pub(crate) config: EngineConfig,
     pub(crate) cost: StepCost,
+    /// What all steps so far had to do, if that is kept.
+    meter: Option<Box<Work>>,
     /// The end of the last step, or when an idle engine got work.
     pub(crate) now: Picos,
     pub(crate) run: Option<Run>,
@@ -111,6 +113,7 @@ impl Engine {
         Self {
             config,
             cost: cost.into(),
+            meter: None,
             now: Picos::ZERO,
             run: None,
             slots: Vec::new(),
@@ -122,6 +125,16 @@ impl Engine {
             blocks: Blocks::new(config.num_blocks),
             counters: Gauges { num_blocks: config.num_blocks, ..Gauges::default() },
         }
+    }
+
+    /// Keeps from now on what steps have to do, by operator, if their cost tells that.
+    pub fn meter(&mut self) {
+        self.meter.get_or_insert_default();
+    }
+
+    /// Returns what the steps have had to do since [`Engine::meter`]; all zero before.
+    pub fn metered(&self) -> Work {
+        self.meter.as_deref().copied().unwrap_or_default()
     }
 
     /// Returns the settings, as they were made sound.
@@ -271,6 +284,9 @@ impl Engine {
     /// Gives out the tokens of the steps of `run` up to step `ended`.
     fn complete(&mut self, run: Run, ended: u64, events: &mut Vec<Event>) {
         let steps = (ended - run.done) as u32;
+        if let (Some(meter), StepCost::Operators(cost)) = (&mut self.meter, &self.cost) {
+            cost.add_run(&run.first, run.near, run.done..ended, meter);
+        }
         let at = run.end_of(ended).timestamp();
         self.counters.steps += u64::from(steps);
         if run.steps > 1 {

@@ -38,7 +38,7 @@ impl Engine {
             Pace::Step => 1,
             Pace::Leap => self.leap(&first, stop).min(until),
         };
-        Run { start: self.now, time: self.cost.run(&first, near), steps, done: 0 }
+        Run { start: self.now, time: self.cost.run(&first, near), first, near, steps, done: 0 }
     }
 
     /// Gives the sequences in the batch their tokens; returns whether any had to be preempted.

@@ -209,6 +209,27 @@ impl OperatorCost {
         work
     }
 
+    /// Adds to `sum` what the given steps of a run have to do, whose first step is over `batch` while
+    /// `growing` of its sequences see less than their window.
+    pub fn add_run(
+        &self,
+        batch: &Batch,
+        growing: u64,
+        steps: std::ops::Range<u64>,
+        sum: &mut Work,
+    ) {
+        let count = steps.end - steps.start;
+        // Reading grows evenly: the mean step stands for all.
+        let later = (steps.start + steps.end - 1) as f64 / 2.0;
+        let grown = later
+            * (self.kv_read * batch.decode_sequences as f64 + self.window_kv_read * growing as f64);
+        let mut work = self.work(batch);
+        work[Factor::DecodeAttention as usize] += self.stages * grown;
+        for (sum, work) in sum.iter_mut().zip(work) {
+            *sum += count as f64 * work;
+        }
+    }
+
     /// Returns how long a step over `batch` takes, in seconds.
     pub fn seconds(&self, batch: &Batch) -> f64 {
         let work = self.work(batch);

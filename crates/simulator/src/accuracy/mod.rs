@@ -1,0 +1,13 @@
+//! How far predictions are from what was measured on real engines.
+
+mod closed_loop;
+mod fit;
+mod report;
+mod rows;
+mod splits;
+
+pub use closed_loop::{Predicted, Replay, Unsupported};
+pub use fit::{Fit, calibrations};
+pub use report::{Accuracy, Figures, Group, Interval, Knee, SplitName};
+pub use rows::{Measured, RowError, parse};
+pub use splits::{Novelty, evaluate};
