@@ -59,6 +59,11 @@ impl<'a> Reader<'a> {
         Self { bytes, at, depth: 0 }
     }
 
+    /// Returns what was read since `start`.
+    pub(crate) fn since(&self, start: usize) -> &'a [u8] {
+        &self.bytes[start..self.at]
+    }
+
     pub(crate) fn at(&self) -> usize {
         self.at
     }

@@ -158,6 +158,12 @@ impl<'a> Peek<'a> {
         &self.body[self.prefix.clone()]
     }
 
+    /// Returns whether usage can be asked for in the client's place: not where it said something of
+    /// its own that only the engine can judge.
+    pub fn usage_can_be_asked_for(&self) -> bool {
+        !matches!(self.spans.stream_options, StreamOptions::Other)
+    }
+
     /// Returns whether a client sent KV transfer parameters, which no engine must see.
     pub fn has_kv_transfer_params(&self) -> bool {
         !self.spans.kv_transfer.is_empty()
@@ -222,7 +228,7 @@ mod tests {
     fn a_field_of_the_wrong_type_is_named() {
         check_wrong(r#"{"model":7}"#, "model");
         check_wrong(r#"{"model":"\ud800"}"#, "model");
-        check_wrong(r#"{"stream":"yes"}"#, "stream");
+        check_wrong(r#"{"stream":"perhaps"}"#, "stream");
         check_wrong(r#"{"max_tokens":-1}"#, "max_tokens");
         check_wrong(r#"{"max_tokens":1.5}"#, "max_tokens");
         check_wrong(r#"{"max_completion_tokens":"many"}"#, "max_completion_tokens");
@@ -237,7 +243,7 @@ mod tests {
             assert_eq!(told, (400, kind, Some(param)), "{body}");
         };
         check(r#"{"model":"tiny","prompt":"#, "Bad Request", "body.25");
-        check(r#"{"stream":"yes"}"#, "Bad Request", "body.stream");
+        check(r#"{"stream":"perhaps"}"#, "Bad Request", "body.stream");
         check(r#"{"max_tokens":-1}"#, "BadRequestError", "max_tokens");
     }
 
@@ -248,6 +254,10 @@ mod tests {
             "stream_options":3,"prompt":null,"n":null,"temperature":"hot"}"#,
         );
         assert_eq!((peek.model, peek.max_tokens, peek.user), (None, Some(16), None));
+        for (flag, streams) in [("\"Yes\"", true), ("1", true), ("\"off\"", false), ("0", false)] {
+            let body = format!(r#"{{"stream":{flag}}}"#);
+            assert_eq!(Peek::parse(body.as_bytes()).expect("as pydantic reads it").stream, streams);
+        }
         let quoted = r#"{"max_tokens":" 2 "}"#;
         assert_eq!(
             Peek::parse(quoted.as_bytes()).expect("as pydantic reads it").max_tokens,

@@ -38,19 +38,19 @@ pub(crate) struct MockEngineArgs {
     #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     gpus: u32,
     /// Most tokens of one request, prompt and answer together
-    #[arg(long, value_name = "TOKENS", default_value_t = 32_768)]
+    #[arg(long, value_name = "TOKENS", default_value_t = 32_768, value_parser = clap::value_parser!(u32).range(1..))]
     max_model_len: u32,
     /// Most requests in a step
-    #[arg(long, value_name = "NUMBER", default_value_t = 256)]
+    #[arg(long, value_name = "NUMBER", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
     max_num_seqs: u32,
     /// Most tokens computed in a step
-    #[arg(long, value_name = "TOKENS", default_value_t = 8_192)]
+    #[arg(long, value_name = "TOKENS", default_value_t = 8_192, value_parser = clap::value_parser!(u32).range(1..))]
     max_num_batched_tokens: u32,
     /// Refuse requests with 503 when so many wait
     #[arg(long, value_name = "NUMBER")]
     max_num_queued_reqs: Option<u32>,
     /// KV blocks of 16 tokens; as many as fit beside the weights when absent
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
     num_gpu_blocks: Option<u32>,
     /// Take so many times as long for every step
     #[arg(long, value_name = "FACTOR", default_value_t = 1.0)]

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::io::{IsTerminal, stdout};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use sagellm_monitoring::Report;
 use serde::Deserialize;
@@ -65,6 +65,9 @@ struct Instance {
     models: Vec<String>,
 }
 
+/// The shortest time between two looks.
+const SHORTEST: Duration = Duration::from_millis(100);
+
 /// Shows the gateway until interrupted, or once.
 ///
 /// # Errors
@@ -75,6 +78,7 @@ pub(crate) async fn run(args: StatusArgs, environment: &Environment) -> Result<(
     let url = format!("{}/admin/snapshot", url.trim_end_matches('/'));
     let token = args.token.as_deref().or(environment.get("SAGELLM_TOKEN"));
     let pause = Duration::try_from_secs_f64(args.interval).context("--interval is no time")?;
+    ensure!(pause >= SHORTEST, "--interval {}: expected at least {SHORTEST:?}", args.interval);
     let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(10)).build()?;
     let mut first = true;
     loop {

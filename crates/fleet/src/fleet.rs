@@ -137,6 +137,13 @@ impl Fleet {
         }
     }
 
+    /// Takes an instance off a roster.
+    pub fn delist(&mut self, roster: RosterId, instance: InstanceId) {
+        let Some(found) = self.get_mut(instance) else { return };
+        found.rosters.retain(|on| *on != roster);
+        self.rosters[roster.0 as usize].delist(instance);
+    }
+
     /// Returns the instances on a roster that are ready and have room.
     pub fn open(&self, roster: RosterId) -> &[Candidate] {
         &self.rosters[roster.0 as usize].open

@@ -70,6 +70,12 @@ impl Roster {
         }
     }
 
+    /// Takes a member out. O(members).
+    pub(crate) fn delist(&mut self, instance: InstanceId) {
+        self.update(instance, None);
+        self.members.retain(|member| *member != instance);
+    }
+
     /// Appends the places in `open` of the `count` least loaded, if there are too many to show all.
     pub(crate) fn least_loaded(&self, count: usize, out: &mut Vec<usize>) {
         if let Some(by_load) = &self.by_load {

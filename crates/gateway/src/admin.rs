@@ -170,14 +170,7 @@ fn set_policies(shell: &Shell, body: &Bytes) -> Result<Value, Refusal> {
     config.router = router.clone().unwrap_or(config.router);
     // What `serve` would not start with is not taken here either.
     config.validate().map_err(|error| refuse(error.to_string()))?;
-    let before = shell.read(|core, _| core.policies());
-    if let Some(policy) = &policy {
-        shell.set_strategy(policy);
-    }
-    if let Some(router) = &router {
-        shell.set_router(router);
-    }
-    let (strategy, router) = shell.read(|core, _| core.policies());
+    let [before, (strategy, router)] = shell.set_policies(policy.as_ref(), router.as_ref());
     Ok(json!({
         "policy": strategy,
         "router": router,

@@ -60,14 +60,17 @@ impl Inference {
     /// Answers a request that is scheduled.
     pub(crate) async fn answer(&self, endpoint: Endpoint, request: Request<Incoming>) -> Answer {
         let (head, body) = request.into_parts();
-        let label = self.labels.of(&head.headers);
+        let label = match self.labels.of(&head.headers) {
+            Ok(label) => label,
+            Err(refusal) => return refusal.into(),
+        };
         let intent = Intent::read(&head.headers, Arc::clone(&label));
         let answer = match intent {
             Ok(intent) => self.run(endpoint, head.headers, body, intent).await,
             Err(refusal) => Err(refusal),
         };
         let mut answer = answer.unwrap_or_else(Answer::from);
-        if let Ok(value) = HeaderValue::from_str(&label) {
+        if let Ok(value) = HeaderValue::from_bytes(label.as_bytes()) {
             answer.headers_mut().insert(REQUEST_ID, value);
         }
         answer
@@ -128,6 +131,7 @@ impl Inference {
         let inject = endpoint.chunks
             && peek.stream
             && !peek.include_usage
+            && peek.usage_can_be_asked_for()
             && self.usage == UsageMode::Inject;
         if inject {
             patch = patch.include_usage();
@@ -139,7 +143,7 @@ impl Inference {
         };
         let patched = patch.apply();
         let mut headers = forwarded(&headers);
-        if let Ok(value) = HeaderValue::from_str(&intent.label) {
+        if let Ok(value) = HeaderValue::from_bytes(intent.label.as_bytes()) {
             headers.insert(REQUEST_ID, value);
         }
         let outgoing =

@@ -26,7 +26,7 @@ pub(crate) struct Intent {
 pub(crate) const REQUEST_ID: &str = "x-request-id";
 /// Headers that tie a conversation to an instance, the strongest first.
 const SESSION: [&str; 3] = ["x-session-affinity", "x-session-id", "x-correlation-id"];
-/// A longer label is cut: it is kept for every explained request.
+/// A longer label is refused: it is kept for every explained request.
 const LONGEST_LABEL: usize = 256;
 
 impl Intent {
@@ -98,11 +98,17 @@ impl Labels {
     }
 
     /// Returns the name of a request: its client's, else a new one.
-    pub(crate) fn of(&self, headers: &HeaderMap) -> Arc<str> {
-        let given = headers.get(REQUEST_ID).and_then(|value| value.to_str().ok());
-        match given.filter(|label| !label.is_empty()) {
-            Some(label) => label.chars().take(LONGEST_LABEL).collect::<String>().into(),
-            None => self.next(),
+    ///
+    /// # Errors
+    /// A refusal if its client's is no text or too long.
+    pub(crate) fn of(&self, headers: &HeaderMap) -> Result<Arc<str>, Refusal> {
+        let Some(value) = headers.get(REQUEST_ID).filter(|value| !value.is_empty()) else {
+            return Ok(self.next());
+        };
+        match std::str::from_utf8(value.as_bytes()) {
+            Ok(label) if label.chars().count() <= LONGEST_LABEL => Ok(label.into()),
+            Ok(_) => Err(Refusal::header("X-Request-ID", "…", "up to 256 characters")),
+            Err(_) => Err(Refusal::header("X-Request-ID", "?", "UTF-8")),
         }
     }
 
@@ -122,7 +128,7 @@ mod tests {
         let pair =
             |&(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value));
         let headers = headers.iter().map(pair).collect();
-        Intent::read(&headers, Labels::new().of(&headers))
+        Intent::read(&headers, Labels::new().of(&headers)?)
     }
 
     #[test]
@@ -160,7 +166,7 @@ mod tests {
         let intent = |bytes: &'static [u8]| {
             let value = HeaderValue::from_bytes(bytes).expect("a header");
             let headers = [(HeaderName::from_static("x-user-id"), value)].into_iter().collect();
-            Intent::read(&headers, Labels::new().of(&headers))
+            Intent::read(&headers, Labels::new().of(&headers)?)
         };
         let user = "\u{738b}\u{82b3}";
         assert_eq!(intent(user.as_bytes()).expect("UTF-8").user, Some(UserId::of(user)));

@@ -97,7 +97,7 @@ impl Routes {
     /// Returns why a path and method are not answered.
     fn wrong(&self, request: &Request<Incoming>) -> Refusal {
         let (path, method) = (request.uri().path(), request.method());
-        if PAGES.contains(&path) {
+        if PAGES.contains(&path) || path.starts_with("/v1/models/") {
             return Refusal::method(method, path, "GET, HEAD");
         }
         let posted = SMALL.contains(&path) || ENDPOINTS.iter().any(|e| e.path == path);

@@ -167,6 +167,9 @@ async fn usage_is_left_to_clients_who_asked_for_it() {
         (json!({"include_usage": true}), true),
         (json!({"include_usage": false}), false),
         (json!({"include_usage": true, "continuous_usage_stats": true}), true),
+        // As engines read it; what is no flag at all is theirs to judge.
+        (json!({"include_usage": "true"}), true),
+        (json!({"include_usage": 1}), true),
     ] {
         let mut request = chat(true, 4);
         request["stream_options"] = options.clone();

@@ -141,11 +141,26 @@ impl<'a> Found<'a> {
     /// Reads `stream`.
     fn flag(&mut self, reader: &mut Reader<'a>) -> Result<bool, Fault> {
         let first = reader.peek();
+        if first == Some(b'"') {
+            let text = reader.text()?;
+            let text = reader.decode(text).unwrap_or_default().to_ascii_lowercase();
+            // The words that engines take for a flag.
+            return Ok(match text.as_str() {
+                "true" | "t" | "yes" | "y" | "on" | "1" => true,
+                "false" | "f" | "no" | "n" | "off" | "0" => false,
+                _ => {
+                    self.complain("stream", "true or false");
+                    false
+                }
+            });
+        }
+        let start = reader.at();
         reader.skip()?;
-        if !matches!(first, Some(b't' | b'f' | b'n')) {
+        let written = reader.since(start);
+        if !matches!(first, Some(b't' | b'f' | b'n')) && !matches!(written, b"0" | b"1") {
             self.complain("stream", "true or false");
         }
-        Ok(first == Some(b't'))
+        Ok(first == Some(b't') || written == b"1")
     }
 
     /// Reads a count: a whole number that is not negative, or null.

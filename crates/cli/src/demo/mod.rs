@@ -54,8 +54,8 @@ pub(crate) struct DemoArgs {
     /// How many times as fast as the machine's clock model time runs [default: 3; 10 for a trace]
     #[arg(long, value_name = "FACTOR")]
     speed: Option<f64>,
-    /// Length of the load, in seconds of model time; the first peak, when requests queue, comes
-    /// after 8
+    /// Length of the load, in seconds of model time; requests begin to queue at the first
+    /// peak, some 12 seconds after the start: give it 20 or more
     #[arg(long, value_name = "SECONDS")]
     duration: Option<f64>,
     /// Write the report of the chosen strategy as JSON; `-` prints it instead of the tables

@@ -136,8 +136,6 @@ pub enum Command {
         instance: InstanceId,
         /// Which probe; goes back with the answer.
         ticket: ProbeTicket,
-        /// Whether the names that it serves are wanted too.
-        models: bool,
     },
     /// Something that operators want to know.
     Notice(Notice),

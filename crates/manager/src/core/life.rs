@@ -88,7 +88,7 @@ impl ControlPlane {
         self.abort_unbegun(instance, now);
         let removed = self.fleet.remove(instance)?;
         for &model in self.pools.served_by(instance) {
-            self.models.lost(model);
+            self.models.lost(model, instance);
         }
         self.pools.forget(instance, &self.fleet);
         self.predictor.remove(instance);
@@ -119,8 +119,7 @@ impl ControlPlane {
 
     pub(super) fn send_probe(&mut self, instance: InstanceId, now: Timestamp) {
         let Some(ticket) = self.fleet.probe_sent(instance, now) else { return };
-        let models = self.fleet.get(instance).is_some_and(|f| f.state != EngineState::Ready);
-        self.commands.push_back(Command::Probe { instance, ticket, models });
+        self.commands.push_back(Command::Probe { instance, ticket });
     }
 
     /// Probes an instance whose attempts fail without waiting for its turn.
@@ -147,9 +146,8 @@ impl ControlPlane {
             self.stale(now);
             return;
         }
-        for offer in models.into_iter().flatten() {
-            let model = self.serve(instance, &offer.name, now);
-            self.models.describe(model, &offer);
+        if let Some(offers) = models.filter(|offers| !offers.is_empty()) {
+            self.serves_now(instance, &offers, now);
         }
         let transition = self.fleet.probe_answered(instance, ticket, answer, now);
         let probe = if answer.healthy { Probe::Answered } else { Probe::Failed };
@@ -247,11 +245,27 @@ impl ControlPlane {
         }
     }
 
+    /// Takes an engine at its word about what it serves: it may have come back with other models.
+    fn serves_now(&mut self, instance: InstanceId, offers: &[Offer], now: Timestamp) {
+        let is_offered = |name: &str| offers.iter().any(|offer| offer.name == name);
+        let gone: Vec<ModelId> = self.pools.served_by(instance).to_vec();
+        let gone = gone.into_iter().filter(|&model| !is_offered(self.models.name(model)));
+        for model in gone.collect::<Vec<_>>() {
+            self.pools.unserve(instance, model, &mut self.fleet);
+            self.models.lost(model, instance);
+            self.notice(instance, "its engine no longer serves a model");
+        }
+        for offer in offers {
+            let model = self.serve(instance, &offer.name, now);
+            self.models.describe(model, instance, offer);
+        }
+    }
+
     /// Notes that an instance serves a name.
     fn serve(&mut self, instance: InstanceId, name: &str, now: Timestamp) -> ModelId {
         let model = self.models.intern(name);
         if self.pools.serve(instance, model, &mut self.fleet) {
-            self.models.gained(model);
+            self.models.gained(model, instance);
             self.monitor.name_model(model, name);
             if let Some(found) = self.fleet.get(instance) {
                 let spec = &found.spec;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use indexmap::IndexMap;
 use rustc_hash::FxBuildHasher;
-use sagellm_types::ModelId;
+use sagellm_types::{InstanceId, ModelId};
 
 /// A model that a request may name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,13 +28,13 @@ pub struct Offer {
     pub max_model_len: Option<u64>,
 }
 
-/// What is known of a name.
-#[derive(Clone, Debug, Default)]
-struct Entry {
-    /// Registered instances that serve it; a name that nobody serves any more keeps its id.
-    instances: u32,
+/// Who serves a name, and what each says of it. A name that nobody serves any more keeps its id.
+type Entry = Vec<Server>;
+
+#[derive(Clone, Debug)]
+struct Server {
+    instance: InstanceId,
     parent: Option<String>,
-    /// The least that any of them has said.
     max_model_len: Option<u64>,
 }
 
@@ -60,35 +60,41 @@ impl Models {
         ModelId(place as u32)
     }
 
-    /// Notes that one instance more serves a model.
-    pub(super) fn gained(&mut self, id: ModelId) {
-        self.names[id.0 as usize].instances += 1;
+    /// Notes that an instance serves a model.
+    pub(super) fn gained(&mut self, id: ModelId, instance: InstanceId) {
+        self.names[id.0 as usize].push(Server { instance, parent: None, max_model_len: None });
     }
 
-    /// Notes that one instance less serves a model.
-    pub(super) fn lost(&mut self, id: ModelId) {
-        let entry = &mut self.names[id.0 as usize];
-        entry.instances -= 1;
-        if entry.instances == 0 {
-            *entry = Entry::default();
-        }
+    /// Notes that an instance no longer serves a model.
+    pub(super) fn lost(&mut self, id: ModelId, instance: InstanceId) {
+        self.names[id.0 as usize].retain(|server| server.instance != instance);
     }
 
     /// Notes what an engine says of a model that it serves.
-    pub(super) fn describe(&mut self, id: ModelId, offer: &Offer) {
-        let entry = &mut self.names[id.0 as usize];
-        entry.parent.clone_from(&offer.parent);
-        let told = [entry.max_model_len, offer.max_model_len].into_iter().flatten();
-        entry.max_model_len = told.min();
+    pub(super) fn describe(&mut self, id: ModelId, instance: InstanceId, offer: &Offer) {
+        let servers = &mut self.names[id.0 as usize];
+        if let Some(server) = servers.iter_mut().find(|server| server.instance == instance) {
+            server.parent.clone_from(&offer.parent);
+            server.max_model_len = offer.max_model_len;
+        }
     }
 
-    /// Returns what engines say of a model.
+    /// Returns what engines say of a model: of its context what every one of them takes.
     pub(super) fn offer(&self, id: ModelId) -> Offer {
-        let Some((name, entry)) = self.names.get_index(id.0 as usize) else {
+        let Some((name, servers)) = self.names.get_index(id.0 as usize) else {
             return Offer::default();
         };
-        let Entry { parent, max_model_len, .. } = entry.clone();
-        Offer { name: name.to_string(), parent, max_model_len }
+        Offer {
+            name: name.to_string(),
+            parent: servers.iter().find_map(|server| server.parent.clone()),
+            max_model_len: servers.iter().filter_map(|server| server.max_model_len).min(),
+        }
+    }
+
+    /// Returns the model that is served under exactly this name.
+    pub(super) fn served(&self, name: &str) -> Option<ModelId> {
+        let (place, _, servers) = self.names.get_full(name)?;
+        (!servers.is_empty()).then_some(ModelId(place as u32))
     }
 
     /// Returns the name of a model.
@@ -100,8 +106,8 @@ impl Models {
     /// alias, or by the alias `*`.
     pub fn resolve(&self, name: &str) -> Option<Resolved> {
         let served = |name: &str| {
-            let (place, name, entry) = self.names.get_full(name)?;
-            (entry.instances > 0).then(|| (Arc::clone(name), ModelId(place as u32)))
+            let id = self.served(name)?;
+            Some((Arc::clone(self.names.get_index(id.0 as usize)?.0), id))
         };
         if let Some((name, id)) = served(name) {
             return Some(Resolved { id, name, aliased: false });
@@ -123,7 +129,7 @@ impl Models {
     /// Iterates over the names served, in the order in which they became known.
     pub fn iter(&self) -> impl Iterator<Item = (ModelId, &str)> {
         let all = self.names.iter().enumerate();
-        all.filter(|(_, (_, entry))| entry.instances > 0)
+        all.filter(|(_, (_, servers))| !servers.is_empty())
             .map(|(place, (name, _))| (ModelId(place as u32), &**name))
     }
 

@@ -81,6 +81,22 @@ impl Pools {
         true
     }
 
+    /// Notes that an instance no longer serves a model, and takes it off the rosters of its pools.
+    pub(super) fn unserve(&mut self, instance: InstanceId, model: ModelId, fleet: &mut Fleet) {
+        if let Some(served) = self.served.get_mut(instance.index()) {
+            served.retain(|served| *served != model);
+        }
+        for (place, _) in self.keys.keys().enumerate().filter(|(_, key)| key.0 == model) {
+            fleet.delist(RosterId(place as u32), instance);
+        }
+        let mut roles = RolesOfModel::default();
+        fleet
+            .iter()
+            .filter(|found| self.serves(found.id, model))
+            .for_each(|found| roles.count(found.spec.instance_type));
+        *self.roles_mut(model) = roles;
+    }
+
     /// Forgets what a removed instance served.
     pub(super) fn forget(&mut self, instance: InstanceId, fleet: &Fleet) {
         if let Some(served) = self.served.get_mut(instance.index()) {

@@ -217,7 +217,7 @@ impl ControlPlane {
         let aliases = self
             .models
             .aliases()
-            .filter_map(|(alias, target)| Some(view(self.models.resolve(target)?.id, Some(alias))));
+            .filter_map(|(alias, target)| Some(view(self.models.served(target)?, Some(alias))));
         served.chain(aliases).collect()
     }
 

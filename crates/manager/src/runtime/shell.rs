@@ -87,7 +87,7 @@ pub struct Line {
 /// Something to do once the lock is released.
 enum Delivery {
     Post(Arc<Slot>, Message),
-    Probe { line: Line, ticket: ProbeTicket, models: bool },
+    Probe { line: Line, ticket: ProbeTicket },
     Notice(Notice),
 }
 
@@ -234,6 +234,24 @@ impl Shell {
         self.with(|core, _| core.set_router(config));
     }
 
+    /// Changes the strategy, the router or both at once; returns the names before and after.
+    pub fn set_policies(
+        &self,
+        strategy: Option<&StrategyConfig>,
+        router: Option<&RouterConfig>,
+    ) -> [(&'static str, &'static str); 2] {
+        self.with(|core, now| {
+            let before = core.policies();
+            if let Some(strategy) = strategy {
+                core.set_strategy(strategy, now);
+            }
+            if let Some(router) = router {
+                core.set_router(router);
+            }
+            [before, core.policies()]
+        })
+    }
+
     /// Refuses everything from now on; what was accepted goes on.
     pub fn stop(&self) {
         self.with(|core, _| core.stop());
@@ -317,9 +335,9 @@ impl Shell {
         for delivery in deliveries.drain(..) {
             match delivery {
                 Delivery::Post(slot, message) => slot.push(message),
-                Delivery::Probe { line, ticket, models } => {
+                Delivery::Probe { line, ticket } => {
                     let shell = self.me.upgrade().expect("a shell that delivers exists");
-                    tokio::spawn(probe(shell, line, ticket, models));
+                    tokio::spawn(probe(shell, line, ticket));
                 }
                 Delivery::Notice(notice) => log(&notice),
             }
@@ -358,10 +376,10 @@ impl Inner {
             Command::End { request, ending } => {
                 Delivery::Post(slot(request)?, Message::End(ending))
             }
-            Command::Probe { instance, ticket, models } => {
+            Command::Probe { instance, ticket } => {
                 let line = self.lines.get(instance.index())?.clone()?;
                 debug_assert_eq!(line.id, instance, "a line is of the instance in its slot");
-                Delivery::Probe { line, ticket, models }
+                Delivery::Probe { line, ticket }
             }
             Command::Notice(notice) => Delivery::Notice(notice),
         })
@@ -386,11 +404,9 @@ async fn keep_time(shell: Weak<Shell>, clock: Clock) {
 }
 
 /// Asks an engine how it is and tells the core.
-async fn probe(shell: Arc<Shell>, line: Line, ticket: ProbeTicket, models: bool) {
-    let mut probe = Probe::new(&shell.probes);
-    if models {
-        probe = probe.with_models();
-    }
+async fn probe(shell: Arc<Shell>, line: Line, ticket: ProbeTicket) {
+    // It may have been started anew with other models, or been given adapters.
+    let probe = Probe::new(&shell.probes).with_models();
     let report = probe.run(&*line.engine).await.unwrap_or_default();
     let count = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
     let answer = ProbeAnswer {

@@ -1,6 +1,50 @@
 //! Instances that fall, drain, and come back.
 
 use super::*;
+use sagellm_manager::{Event, Offer};
+
+#[test]
+fn an_engine_that_comes_back_with_another_model_serves_that_one() {
+    let mut plane = Plane::fifo();
+    let (a, _) = (plane.add("a", 5), plane.add("b", 5));
+    let offer = |name: &str, len| Offer {
+        name: name.to_owned(),
+        max_model_len: Some(len),
+        ..Offer::default()
+    };
+    let say = |plane: &mut Plane, offers: Vec<Offer>| {
+        plane.pass(Duration::from_secs(5), |_| ProbeAnswer::healthy());
+        plane.now += Duration::from_secs(5);
+        let now = plane.now;
+        let commands = plane.watched.act(now, |core| core.handle_timeout(now));
+        plane.took(commands);
+        for (instance, ticket) in std::mem::take(&mut plane.probes) {
+            let models = (instance == a).then(|| offers.clone());
+            let answer = ProbeAnswer::healthy();
+            let event = Event::Probed { instance, ticket, answer, models };
+            let commands = plane.watched.act(now, |core| {
+                core.handle(event, now);
+            });
+            plane.took(commands);
+        }
+    };
+    say(&mut plane, vec![offer("llama-7b", 4_096), offer("adapter", 4_096)]);
+    let view = |plane: &Plane, name: &str| {
+        plane.watched.core.model_views().into_iter().find(|view| view.name == name)
+    };
+    assert_eq!(view(&plane, "llama-7b").expect("served").max_model_len, Some(4_096));
+    assert!(view(&plane, "adapter").is_some());
+    say(&mut plane, vec![offer("llama-7b", 32_768)]);
+    assert_eq!(view(&plane, "llama-7b").expect("served").max_model_len, Some(32_768));
+    assert!(view(&plane, "adapter").is_none());
+    say(&mut plane, vec![offer("other", 8_192)]);
+    assert_eq!(view(&plane, "llama-7b").expect("by b").ready, 1);
+    for _ in 0..4 {
+        let request = plane.submit(small());
+        assert_ne!(plane.at(request), Some(a), "it no longer serves that");
+    }
+    assert_eq!(view(&plane, "other").expect("by a").ready, 1);
+}
 
 #[test]
 fn attempts_without_a_first_byte_leave_a_dead_instance_and_streams_go_on() {

@@ -50,6 +50,15 @@ impl FairnessConfig {
     }
 }
 
+/// Returns a counter from which `charged` is taken back and to which `used` is added.
+pub(super) fn corrected(counter: u64, charged: u64, used: u64) -> u64 {
+    if used >= charged {
+        counter.saturating_add(used - charged)
+    } else {
+        counter.saturating_sub(charged - used)
+    }
+}
+
 /// The counters of users who have nothing waiting but are still in debt.
 #[derive(Clone, Debug)]
 pub(super) struct Debts {
@@ -62,7 +71,7 @@ pub(super) struct Debts {
 
 /// Fewer debts than this are not looked through.
 const KEPT: usize = 4_096;
-/// Of more debts than this the smaller half is forgiven: many users come once, and as long as
+/// No more debts than this are kept, the largest first: many users come once, and as long as
 /// somebody with a low counter waits nobody passes the floor.
 const MOST: usize = 65_536;
 
@@ -89,21 +98,32 @@ impl Debts {
         if self.counters.len() >= self.full {
             let floor = self.floor;
             self.counters.retain(|_, own| *own > floor);
-            if self.counters.len() >= MOST {
-                let mut debts: Vec<u64> = self.counters.values().copied().collect();
-                let middle = *debts.select_nth_unstable(MOST / 2).1;
-                self.counters.retain(|_, own| *own > middle);
+            if self.counters.len() > MOST / 2 {
+                self.forgive();
             }
             self.full = (2 * self.counters.len()).clamp(KEPT, MOST);
         }
         self.counters.insert(user, counter);
     }
 
+    /// Keeps the largest debts only. O(n).
+    fn forgive(&mut self) {
+        let mut debts: Vec<u64> = self.counters.values().copied().collect();
+        let place = debts.len() - MOST / 4;
+        let least = *debts.select_nth_unstable(place).1;
+        let mut more = MOST / 4 - self.counters.values().filter(|own| **own > least).count();
+        self.counters.retain(|_, own| {
+            let keeps = *own > least || (*own == least && more > 0);
+            more -= usize::from(keeps && *own == least);
+            keeps
+        });
+    }
+
     /// Corrects the counter of a user who has nothing waiting.
-    pub(super) fn correct(&mut self, user: Option<UserId>, change: i64) {
+    pub(super) fn correct(&mut self, user: Option<UserId>, charged: u64, used: u64) {
         let floor = self.floor;
         let counter = self.counters.entry(user).or_insert(floor);
-        *counter = counter.saturating_add_signed(change);
+        *counter = corrected(*counter, charged, used);
     }
 }
 
@@ -121,6 +141,7 @@ mod tests {
         }
         debts.leave(Some(UserId(u64::MAX)), 1_000_000);
         (0..100_000).for_each(|user| debts.leave(Some(UserId(user)), 1 + user % 1_000));
+        assert!(debts.counters.len() > MOST / 8, "equal debts are not all forgiven");
         let owed = debts.back(Some(UserId(u64::MAX)), Some(0));
         assert_eq!(owed, 1_000_000, "the largest debts are kept");
     }

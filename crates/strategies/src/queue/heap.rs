@@ -80,6 +80,31 @@ impl<K: Copy + Ord> Run<K> {
         key
     }
 
+    /// Moves the first `count` members together, so that gaps between them are passed once only.
+    /// O(count) and O(1) per gap that goes.
+    fn gather(&mut self, count: usize, places: &mut Places) {
+        let (mut live, mut end) = (0, 0);
+        while live < count && end < self.members.len() {
+            live += usize::from(self.members[end].1 != GAP);
+            end += 1;
+        }
+        let gaps = end - live;
+        if gaps == 0 {
+            return;
+        }
+        let mut to = end;
+        for from in (0..end).rev() {
+            if self.members[from].1 != GAP {
+                to -= 1;
+                self.members[to] = self.members[from];
+                places.0[self.members[to].1 as usize] = self.place(to);
+            }
+        }
+        self.members.drain(..gaps);
+        self.first = self.first.wrapping_add(gaps as u32);
+        self.gaps -= gaps;
+    }
+
     fn close_gaps(&mut self, places: &mut Places) {
         self.members.retain(|&(_, slot)| slot != GAP);
         self.gaps = 0;
@@ -145,8 +170,8 @@ impl<K: Copy + Ord> IndexedHeap<K> {
         if key < old { self.rise(place, places) } else { self.sink(place, places) }
     }
 
-    /// Removes `slot`, which is in this heap, and returns its key. O(log n), O(1) amortised if it
-    /// came in ascending order.
+    /// Removes `slot`, which is in this heap, and returns its key. O(log n); O(1) amortised if it
+    /// came in ascending order, when gaps are closed once there are as many as members.
     pub fn remove(&mut self, slot: u32, places: &mut Places) -> K {
         let place = places.0[slot as usize];
         if place & RUN != 0 {
@@ -189,8 +214,9 @@ impl<K: Copy + Ord> IndexedHeap<K> {
         *skip = *skip + len.saturating_sub(*skip).next_multiple_of(stride) - len;
     }
 
-    /// Appends the `count` least slots in order to `out`. O(count²), for small counts.
-    pub fn least(&self, count: usize, out: &mut Vec<u32>) {
+    /// Appends the `count` least slots in order to `out`. O(count²) amortised, for small counts.
+    pub fn least(&mut self, count: usize, out: &mut Vec<u32>, places: &mut Places) {
+        self.run.gather(count, places);
         let mut run = self.run.members.iter().filter(|member| member.1 != GAP).peekable();
         let mut frontier: Vec<usize> = Vec::with_capacity(count * ARITY);
         frontier.extend((!self.nodes.is_empty()).then_some(0));
@@ -292,7 +318,7 @@ mod tests {
         (3..17).for_each(|slot| assert_eq!(heap.remove(slot, &mut places), slot));
         assert!(heap.run.members.len() <= 12, "gaps do not pile up");
         let mut least = Vec::new();
-        heap.least(9, &mut least);
+        heap.least(9, &mut least, &mut places);
         assert_eq!(least, [0, 1, 2, 17, 18, 19]);
         for slot in [0, 1, 2, 17, 18, 19] {
             assert_eq!(heap.remove(slot, &mut places), slot);
@@ -342,7 +368,7 @@ mod tests {
                 prop_assert_eq!(heap.peek().map(|node| node.0), model.first().copied());
                 prop_assert_eq!(heap.len(), model.len());
                 let mut least = Vec::new();
-                heap.least(5, &mut least);
+                heap.least(5, &mut least, &mut places);
                 let expected: Vec<u32> = model.iter().take(5).map(|node| node.1).collect();
                 prop_assert_eq!(least, expected);
             }

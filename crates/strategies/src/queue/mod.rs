@@ -14,8 +14,8 @@ use indexmap::IndexMap;
 use rustc_hash::FxBuildHasher;
 use sagellm_types::{Request, RequestId, RequestPriority, Timestamp, UserId};
 
-use fairness::Debts;
 pub use fairness::FairnessConfig;
+use fairness::{Debts, corrected};
 pub use heap::{IndexedHeap, Places};
 
 use crate::{Rank, Urgency};
@@ -198,15 +198,14 @@ impl Queue {
         if self.fairness.is_none() || charged == used {
             return;
         }
-        let change = used as i64 - charged as i64;
         let home = &mut self.pools[pool.0 as usize];
         match home.by_user.get(&user).copied() {
             Some(lane) => {
                 let counter = &mut home.lanes[lane as usize].counter;
-                *counter = counter.saturating_add_signed(change);
+                *counter = corrected(*counter, charged, used);
                 home.reorder(lane);
             }
-            None => home.debts.correct(user, change),
+            None => home.debts.correct(user, charged, used),
         }
     }
 
@@ -243,11 +242,11 @@ impl Queue {
 
     /// Appends up to `count` requests that follow the head of `pool` to `out`, in order: with
     /// fairness the heads of the next lanes, then the rest of the first.
-    pub fn followers(&self, pool: PoolId, count: usize, out: &mut Vec<RequestId>) {
-        let home = &self.pools[pool.0 as usize];
+    pub fn followers(&mut self, pool: PoolId, count: usize, out: &mut Vec<RequestId>) {
+        let home = &mut self.pools[pool.0 as usize];
         let (mut lanes, mut slots) = (Vec::new(), Vec::new());
         match home.level_weight {
-            Some(_) => home.order.least(count + 1, &mut lanes),
+            Some(_) => home.order.least(count + 1, &mut lanes, &mut home.order_places),
             None => lanes.extend(home.first_lane()),
         }
         for &lane in lanes.iter().skip(1) {
@@ -255,7 +254,7 @@ impl Queue {
         }
         if let Some(&first) = lanes.first() {
             let mut same = Vec::new();
-            home.lanes[first as usize].requests.least(count + 1, &mut same);
+            home.lanes[first as usize].requests.least(count + 1, &mut same, &mut self.places);
             slots.extend(same.into_iter().skip(1));
         }
         out.extend(
