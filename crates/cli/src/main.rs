@@ -13,6 +13,7 @@ mod reference;
 mod replay;
 mod serve;
 mod settings;
+mod simulate;
 mod status;
 
 use std::io::IsTerminal;
@@ -52,6 +53,7 @@ enum Command {
     Replay(replay::ReplayArgs),
     MockEngine(mock_engine::MockEngineArgs),
     Status(status::StatusArgs),
+    Simulate(Box<simulate::SimulateArgs>),
     Accuracy(accuracy::AccuracyArgs),
     /// Check, show or print settings
     #[command(subcommand)]
@@ -87,6 +89,7 @@ fn run(cli: Cli) -> Result<()> {
     log_as(environment.get("SAGELLM_LOG"))?;
     let quiet = cli.quiet;
     match cli.command {
+        Command::Simulate(args) => simulate::run(&args, &environment, quiet),
         Command::Accuracy(args) => accuracy::run(&args, quiet),
         Command::Config(command) => config_cmd::run(command, &environment, quiet),
         Command::Docs { reference } => docs_cmd::run(reference),

@@ -1,6 +1,7 @@
 //! Engines in virtual time.
 //!
-//! [`accuracy`] replays measured runs of real engines, request by request, on the engine model, says
+//! [`simulate`] runs a workload on a fleet of modelled engines under the very control plane that
+//! serves, from event to event. [`accuracy`] replays measured runs of real engines, request by request, on the engine model, says
 //! how far its predictions are off, and fits the few numbers per GPU that they rest on. Everything
 //! here is deterministic: one seed, no clock, no order of threads in any figure.
 //!
@@ -20,6 +21,9 @@
 //! ```
 
 pub mod accuracy;
+mod fleet;
+
+pub use fleet::{FleetError, Machine, Outcome, simulate};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

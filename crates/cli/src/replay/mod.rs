@@ -22,10 +22,10 @@ use sagellm_types::{Seed, Timestamp};
 pub(crate) use body::{BodyWriter, Endpoint, PromptStyle};
 pub(crate) use client::Target;
 pub(crate) use drive::{Driven, Run, lateness};
+pub(crate) use source::SourceArgs;
 
 use crate::output;
 use crate::settings::Environment;
-use source::SourceArgs;
 
 /// Load a server with requests at the times at which they are due, and report what clients saw.
 ///
