@@ -39,9 +39,15 @@ impl Tournament {
         frontier.extend((self.width > 0).then_some(1));
         let wanted = out.len() + count;
         while out.len() < wanted {
+            // Of equal ones the deepest: else all of an idle fleet would be looked at.
             let best = frontier.iter().enumerate().min_by(|a: &(usize, &usize), b| {
-                self.nodes[*a.1].total_cmp(&self.nodes[*b.1]).then(a.1.cmp(b.1))
+                let key = self.nodes[*a.1].total_cmp(&self.nodes[*b.1]);
+                key.then(b.1.ilog2().cmp(&a.1.ilog2())).then(a.1.cmp(b.1))
             });
+            debug_assert!(
+                frontier.len() <= (count + 1) * (self.width.ilog2() as usize + 2),
+                "few of many are looked at"
+            );
             let Some((at, &node)) = best else { return };
             if self.nodes[node] == ABSENT {
                 return;
@@ -70,6 +76,15 @@ impl Tournament {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn of_many_equal_ones_few_are_looked_at() {
+        let mut tree = Tournament::default();
+        (0..100_000).for_each(|place| tree.set(place, Some(0.5)));
+        let mut least = Vec::new();
+        tree.least(4, &mut least);
+        assert_eq!(least, [0, 1, 2, 3]);
+    }
 
     proptest! {
         #[test]

@@ -146,6 +146,15 @@ fn blocked() -> (Plane, ModelId) {
     (plane, model)
 }
 
+/// Returns a fleet with much room: all instances are about equally loaded.
+fn roomy(instances: u32) -> (Plane, ModelId) {
+    let mut plane = Plane::new(&everything());
+    let model = plane.add("llama-7b", instances);
+    (0..instances).for_each(|_| plane.submit(model));
+    plane.warm_up(model);
+    (plane, model)
+}
+
 fn bench(criterion: &mut Criterion, name: &str, setup: impl Fn() -> (Plane, ModelId)) {
     let mut ready = None;
     criterion.bench_function(name, |bencher| {
@@ -158,6 +167,7 @@ fn core(criterion: &mut Criterion) {
     bench(criterion, "core/adaptive_64", || full(&everything(), 64, 10_000));
     bench(criterion, "core/fifo_64", || full(&least(), 64, 10_000));
     bench(criterion, "core/adaptive_1000", || full(&everything(), 1_000, 10_000));
+    bench(criterion, "core/adaptive_1000_roomy", || roomy(1_000));
     bench(criterion, "core/adaptive_64_1m_waiting", || full(&everything(), 64, 1_000_000));
     bench(criterion, "core/adaptive_64_other_model_blocked", blocked);
 }
