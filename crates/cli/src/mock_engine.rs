@@ -95,7 +95,7 @@ impl MockEngineArgs {
     fn server(&self) -> ServerConfig {
         let gpu = Some(self.gpu.as_str());
         let defaults = EngineConfig::default();
-        let fitting = kv_tokens_that_fit(&self.model, gpu, self.gpus, 0.0).0;
+        let fitting = kv_tokens_that_fit(&self.model, gpu, self.gpus).0;
         let fitting = u32::try_from(fitting / u64::from(defaults.block_size)).unwrap_or(u32::MAX);
         let engine = EngineConfig {
             cost: LinearCost::preset(&self.model, gpu, self.gpus).scaled(self.slowdown),

@@ -200,11 +200,26 @@ impl Fleet {
         let meter = found.meter;
         found.sequences += 1;
         found.tokens += need.total();
-        let Need { prompt, output } = need;
-        let charge =
-            self.ledger.open(Charge { attempt, instance, prompt, output, since: now, meter });
+        found.prefilling += need.prompt;
+        found.prefilled = found.prefilled.add(need.prompt.as_f64(), now);
+        found.promise(need.tpot);
+        let Need { prompt, output, tpot } = need;
+        let begun = false;
+        let charge = Charge { attempt, instance, prompt, output, tpot, begun, since: now, meter };
+        let charge = self.ledger.open(charge);
         self.refresh(instance);
         charge
+    }
+
+    /// Learns that the prompt of a charge has been computed.
+    pub fn begun(&mut self, id: ChargeId) {
+        let Some(charge) = self.ledger.get_mut(id).filter(|charge| !charge.begun) else { return };
+        charge.begun = true;
+        let (prompt, instance) = (charge.prompt, charge.instance);
+        if let Some(found) = self.get_mut(instance) {
+            found.prefilling = found.prefilling.saturating_sub(prompt);
+            self.refresh(instance);
+        }
     }
 
     /// Grows a charge whose output has passed its forecast, in steps.
@@ -228,10 +243,13 @@ impl Fleet {
 
     fn resize(&mut self, id: ChargeId, prompt: Tokens, output: Tokens) {
         let Some(charge) = self.ledger.get_mut(id) else { return };
-        let before = charge.tokens();
+        let (before, prompt_before) = (charge.tokens(), charge.prompt);
         (charge.prompt, charge.output) = (prompt, output);
-        let (after, instance) = (charge.tokens(), charge.instance);
+        let (after, instance, begun) = (charge.tokens(), charge.instance, charge.begun);
         if let Some(found) = self.get_mut(instance) {
+            if !begun {
+                found.prefilling = (found.prefilling + prompt).saturating_sub(prompt_before);
+            }
             found.tokens = (found.tokens + after).saturating_sub(before);
             self.refresh(instance);
         }
@@ -247,6 +265,10 @@ impl Fleet {
         let full = found.sequences + found.foreign_sequences >= found.window.size();
         found.sequences -= 1;
         found.tokens = found.tokens.saturating_sub(charge.tokens());
+        if !charge.begun {
+            found.prefilling = found.prefilling.saturating_sub(charge.prompt);
+        }
+        found.forget_promise(charge.tpot);
         found.window.on_finish(full);
         self.refresh(charge.instance);
         Some((charge, Usd(cost)))
@@ -434,6 +456,15 @@ impl Fleet {
                 return Err(format!(
                     "{:?}: ledger says {sequences} sequences and {tokens:?}, instance says {} and {:?}",
                     instance.id, instance.sequences, instance.tokens
+                ));
+            }
+            let prefilling = charges().filter(|c| !c.begun).map(|c| c.prompt).sum::<Tokens>();
+            let strictest = charges().filter_map(|charge| charge.tpot).min();
+            let load = instance.load();
+            if (prefilling, strictest) != (load.prefilling, load.strictest_tpot) {
+                return Err(format!(
+                    "{:?}: ledger says {prefilling:?} to prefill and {strictest:?} promised, instance says {:?} and {:?}",
+                    instance.id, load.prefilling, load.strictest_tpot
                 ));
             }
             for roster in &instance.rosters {

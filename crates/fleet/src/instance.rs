@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use sagellm_types::{
-    Candidate, EngineState, ExecutionInstance, Incarnation, InstanceId, Load, Ratio, RequestId,
-    Timestamp, Tokens, stable_hash,
+    Candidate, EngineState, ExecutionInstance, Incarnation, InstanceId, Load, Ratio, Recent,
+    RequestId, Timestamp, Tokens, stable_hash,
 };
 
 use crate::{FleetConfig, RosterId, Window};
@@ -68,6 +68,10 @@ pub struct Instance {
     pub sequences: u32,
     /// KV tokens reserved.
     pub tokens: Tokens,
+    /// Prompt tokens of requests that have no first token yet.
+    pub prefilling: Tokens,
+    /// Prompt tokens that it was given of late.
+    pub prefilled: Recent,
     /// Requests that others have given it.
     pub foreign_sequences: u32,
     /// KV tokens that others occupy.
@@ -86,6 +90,8 @@ pub struct Instance {
     pub last_probe: Option<Timestamp>,
     /// The request for which it is kept free.
     pub hold: Option<RequestId>,
+    /// The times per output token that its requests ask for, the strictest first, and how many ask.
+    pub(crate) promises: Vec<(Duration, u32)>,
     pub(crate) window: Window,
     pub(crate) rosters: Vec<RosterId>,
     pub(crate) probes: u64,
@@ -117,6 +123,8 @@ impl Instance {
             incarnation,
             sequences: 0,
             tokens: Tokens::ZERO,
+            prefilling: Tokens::ZERO,
+            prefilled: Recent::default(),
             foreign_sequences: 0,
             foreign_tokens: Tokens::ZERO,
             kv_tokens: spec.kv_cache_tokens.map(Tokens),
@@ -126,6 +134,7 @@ impl Instance {
             failures: 0,
             last_probe: None,
             hold: None,
+            promises: Vec::new(),
             window: Window::new(config.window, spec.max_concurrent_requests),
             rosters: Vec::new(),
             probes: 0,
@@ -163,6 +172,9 @@ impl Instance {
             tokens: self.tokens + self.foreign_tokens,
             window: self.window.size(),
             capacity: self.capacity(),
+            prefilling: self.prefilling,
+            prefilled: self.prefilled,
+            strictest_tpot: self.promises.first().map(|promise| promise.0),
             latency: self.latency,
             weight: self.spec.weight,
         }
@@ -173,6 +185,26 @@ impl Instance {
         let load = self.load();
         (self.state == EngineState::Ready && self.hold.is_none() && load.fits(Tokens(1)))
             .then_some(Candidate { id: self.id, key: self.key, load, cached_prefix: Tokens::ZERO })
+    }
+
+    /// Notes that a request there asks for `tpot`.
+    pub(crate) fn promise(&mut self, tpot: Option<Duration>) {
+        let Some(tpot) = tpot else { return };
+        match self.promises.binary_search_by_key(&tpot, |promise| promise.0) {
+            Ok(place) => self.promises[place].1 += 1,
+            Err(place) => self.promises.insert(place, (tpot, 1)),
+        }
+    }
+
+    /// Notes that a request that asked for `tpot` is gone.
+    pub(crate) fn forget_promise(&mut self, tpot: Option<Duration>) {
+        let Some(tpot) = tpot else { return };
+        if let Ok(place) = self.promises.binary_search_by_key(&tpot, |promise| promise.0) {
+            self.promises[place].1 -= 1;
+            if self.promises[place].1 == 0 {
+                self.promises.remove(place);
+            }
+        }
     }
 
     /// Moves the cost meter to `now`, at the number of requests so far. Call before it changes.

@@ -4,6 +4,8 @@
 //! grows in steps when the output passes the forecast, is corrected by reported usage, and is
 //! released once, when the attempt is known to be over at the engine.
 
+use std::time::Duration;
+
 use sagellm_types::{Attempt, InstanceId, Timestamp, Tokens};
 
 /// What a request needs of an instance.
@@ -13,6 +15,8 @@ pub struct Need {
     pub prompt: Tokens,
     /// Forecast output tokens.
     pub output: Tokens,
+    /// The time per output token that it asks for.
+    pub tpot: Option<Duration>,
 }
 
 impl Need {
@@ -40,6 +44,10 @@ pub struct Charge {
     pub prompt: Tokens,
     /// Output tokens reserved.
     pub output: Tokens,
+    /// The time per output token that it asks for.
+    pub tpot: Option<Duration>,
+    /// Whether its prompt has been computed.
+    pub begun: bool,
     /// Since when.
     pub since: Timestamp,
     /// The instance's cost meter when it began.

@@ -20,7 +20,7 @@
 //! assert_eq!(fleet.open(roster).len(), 1);
 //!
 //! let attempt = Attempt { request: RequestId::new(0, 0), n: 0 };
-//! let need = Need { prompt: Tokens(100), output: Tokens(50) };
+//! let need = Need { prompt: Tokens(100), output: Tokens(50), tpot: None };
 //! let charge = fleet.reserve(attempt, instance, need, now);
 //! assert_eq!(fleet.open(roster)[0].load.tokens, Tokens(150));
 //! fleet.release(charge, now);

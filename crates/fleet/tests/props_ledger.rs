@@ -1,5 +1,7 @@
 //! The ledger stays true whatever happens to instances and attempts.
 
+use std::time::Duration;
+
 use proptest::prelude::*;
 use sagellm_fleet::{ChargeId, Fleet, FleetConfig, Need, ProbeAnswer, ProbeTicket, Transition};
 use sagellm_types::{
@@ -18,6 +20,7 @@ enum Step {
         prompt: u16,
         output: u16,
     },
+    Begin(u8),
     Grow(u8, u16),
     Correct(u8, u16, u16),
     Release(u8),
@@ -44,6 +47,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (any::<u8>(), 200..4000u16).prop_map(|(window, kv)| Step::Register { window, kv }),
         6 => (any::<u8>(), 0..2000u16, 0..900u16)
             .prop_map(|(which, prompt, output)| Step::Reserve { which, prompt, output }),
+        3 => any::<u8>().prop_map(Step::Begin),
         2 => any::<(u8, u16)>().prop_map(|(which, output)| Step::Grow(which, output % 3000)),
         1 => any::<(u8, u16, u16)>().prop_map(|(w, p, o)| Step::Correct(w, p % 3000, o % 3000)),
         4 => any::<u8>().prop_map(Step::Release),
@@ -88,7 +92,8 @@ proptest! {
                     prop_assert_eq!(news, Some(Transition::Ready));
                 }
                 Step::Reserve { which, prompt, output } => {
-                    let need = Need { prompt: Tokens(prompt.into()), output: Tokens(output.into()) };
+                    let tpot = (output % 4 > 0).then(|| Duration::from_millis(u64::from(output % 4)));
+                    let need = Need { prompt: Tokens(prompt.into()), output: Tokens(output.into()), tpot };
                     let fits: Vec<_> = fleet.open(roster).iter().filter(|c| c.load.fits(need.total())).collect();
                     let Some(candidate) = pick(&fits, which) else { continue };
                     let (id, load) = (candidate.id, candidate.load);
@@ -97,6 +102,10 @@ proptest! {
                     prop_assert!(load.sequences < load.window);
                     let attempt = Attempt { request: RequestId::new(index as u32, 0), n: 0 };
                     open.push(fleet.reserve(attempt, id, need, now));
+                }
+                Step::Begin(which) => {
+                    let Some(charge) = pick(&open, which) else { continue };
+                    fleet.begun(charge);
                 }
                 Step::Grow(which, output) => {
                     let Some(charge) = pick(&open, which) else { continue };

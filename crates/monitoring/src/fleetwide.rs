@@ -212,6 +212,7 @@ mod tests {
             tpot: Duration::from_millis(10),
             cost: Usd(0.5),
             spread: 0.0,
+            ..Estimate::default()
         };
         let mut sums = Fleetwide::default();
         sums.end(&finished(took_ms), Some(&predicted));

@@ -61,7 +61,7 @@ fn ten_seconds() -> Collector {
         c.state(id, EngineState::Ready);
         c.probed(id, Probe::Answered, ms(50));
     }
-    let predicted = |ttft, tpot| Estimate { ttft, tpot, cost: Usd(0.1), spread: 0.0 };
+    let predicted = |ttft, tpot| Estimate { ttft, tpot, cost: Usd(0.1), ..Estimate::default() };
     let millis = Duration::from_millis;
 
     let zero = Request {

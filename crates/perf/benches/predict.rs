@@ -54,8 +54,8 @@ fn benches(c: &mut Criterion) {
     let observed = Observed {
         prompt: Tokens(1000),
         output: Tokens(200),
-        sequences: 9,
-        reserved: Tokens(9000),
+        met: Load { sequences: 9, tokens: Tokens(9000), ..Load::default() },
+        dispatched: Timestamp::ZERO,
         ttft: Some(Duration::from_millis(50)),
         tpot: Some(Duration::from_millis(20)),
     };

@@ -48,8 +48,15 @@ pub fn gpus() -> &'static [Gpu] {
     &GPUS
 }
 
+/// Returns whether all `words` occur in `name`; a number is not part of a longer one ("3b", "13b").
 pub(crate) fn means(words: &[String], name: &str) -> bool {
-    words.iter().all(|word| name.contains(word.as_str()))
+    let occurs = |word: &String| {
+        let number = word.starts_with(|c: char| c.is_ascii_digit());
+        name.match_indices(word.as_str()).any(|(at, _)| {
+            !(number && name[..at].ends_with(|c: char| c.is_ascii_digit() || c == '.'))
+        })
+    };
+    words.iter().all(occurs)
 }
 
 /// Returns why `name` is not known, with the known names nearest to it.
@@ -87,6 +94,13 @@ fn distance(a: &str, b: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_number_is_not_part_of_a_longer_one() {
+        let words = ["llama".to_owned(), "3b".to_owned()];
+        assert!(means(&words, "llama-3.2-3b-instruct"));
+        assert!(!means(&words, "llama-13b") && !means(&words, "llama-3.3b"));
+    }
 
     #[test]
     fn the_files_are_read_and_name_their_sources() {

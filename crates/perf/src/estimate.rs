@@ -1,7 +1,10 @@
 //! What a request would see on an instance: the instance's flavour, its load, and what was learnt.
 //!
-//! `tpot = step(n + 1 sequences, reserved + own tokens) × learnt factor` and
-//! `ttft = (what is left of the running step + the prompt's own steps) × learnt factor`.
+//! `tpot = step(n + 1 sequences, reserved + own tokens) / (1 − share of prefill) × learnt factor`,
+//! where the share of prefill is what the instance was given of prompts per second, of late, times
+//! what each prompt token takes: steps that compute prompts hold everybody up.
+//! `ttft = (what is left of the running step + the prompts ahead and its own) × learnt factor`.
+//! `others_tpot` is the same as `tpot` with the request's own prompt among those given of late.
 //! The flavour (model × GPU × layout × price) is turned into coefficients once; an estimate is a
 //! few multiplications. Factors are learnt per instance against the prior under the load *at
 //! dispatch*, so a burst of requests that were predicted together does not correct it many times.
@@ -37,10 +40,10 @@ pub struct Observed {
     pub prompt: Tokens,
     /// Output tokens.
     pub output: Tokens,
-    /// Sequences reserved on the instance when it was dispatched, without its own.
-    pub sequences: u32,
-    /// KV tokens reserved on the instance when it was dispatched, without its own.
-    pub reserved: Tokens,
+    /// The load that it met when it was dispatched, without its own.
+    pub met: Load,
+    /// When it was dispatched.
+    pub dispatched: Timestamp,
     /// Time from dispatch to the first token, if it was streamed.
     pub ttft: Option<Duration>,
     /// Mean time per output token after the first.
@@ -88,23 +91,28 @@ impl Slot {
         }
     }
 
-    /// Returns what the prior says about time to first token and per token, in nanoseconds.
-    fn prior(
-        &self,
-        prompt: Tokens,
-        output: Tokens,
-        sequences: u32,
-        reserved: Tokens,
-    ) -> (f64, f64) {
-        let (prompt, sequences) = (prompt.as_f64(), f64::from(sequences));
+    /// Returns what the prior says, in nanoseconds: time to first token, and per token for itself
+    /// and for those that it joins.
+    fn prior(&self, prompt: Tokens, output: Tokens, load: &Load, now: Timestamp) -> [f64; 3] {
+        let (prompt, sequences) = (prompt.as_f64(), f64::from(load.sequences));
         let others =
-            self.base + sequences * self.per_sequence + reserved.as_f64() * self.per_kv_token;
+            self.base + sequences * self.per_sequence + load.tokens.as_f64() * self.per_kv_token;
+        let ahead = load.prefilling.as_f64() + prompt;
         // The running step, if there is one, is met half-way; each chunk is a step of its own.
-        let steps = if sequences > 0.0 { 1.5 } else { 1.0 } + prompt * (1.0 / CHUNK);
+        let steps = if sequences > 0.0 { 1.5 } else { 1.0 } + ahead * (1.0 / CHUNK);
         let own = (prompt + 0.5 * output.as_f64()) * self.per_kv_token + self.per_sequence;
-        (others * steps + prompt * self.per_prefill_token, others + own)
+        let left = |more: f64| {
+            let share = load.prefilled.per_second(more, now) * self.per_prefill_token * 1e-9;
+            1.0 - share.min(MOST_PREFILL)
+        };
+        let step = others + own;
+        let (alone, beside) = (left(0.0), left(prompt));
+        [others * steps + ahead * self.per_prefill_token, step / alone, step / beside]
     }
 }
+
+/// Even an engine that is given more prompts than it can compute decodes now and then.
+const MOST_PREFILL: f64 = 0.9;
 
 /// Returns one spread for both factors: the root of the mean of their squares.
 fn joint(ttft: &Correction, tpot: &Correction) -> f64 {
@@ -143,12 +151,12 @@ impl Predictor {
 
     /// Learns from an attempt that ended on `instance`; one that is not known teaches nothing.
     pub fn observe(&mut self, instance: InstanceId, observed: &Observed) {
-        let Observed { prompt, output, sequences, reserved, ttft, tpot } = *observed;
+        let Observed { prompt, output, ref met, dispatched, ttft, tpot } = *observed;
         let Some(Some(slot)) = self.slots.get_mut(instance.index()) else { return };
         if slot.generation != instance.generation() {
             return;
         }
-        let (expected_ttft, expected_tpot) = slot.prior(prompt, output, sequences, reserved);
+        let [expected_ttft, expected_tpot, _] = slot.prior(prompt, output, met, dispatched);
         if let Some(ttft) = ttft {
             slot.ttft.learn(expected_ttft, nanos(ttft));
         }
@@ -176,17 +184,18 @@ impl Estimator for Predictor {
         request: &Request,
         instance: InstanceId,
         load: &Load,
-        _: Timestamp,
+        now: Timestamp,
     ) -> Estimate {
         let slot = self.known(instance).unwrap_or(&self.unknown);
         let forecast = &request.forecast;
-        let (ttft, tpot) =
-            slot.prior(forecast.prompt, forecast.output, load.sequences, load.tokens);
-        let (ttft, tpot) = (ttft * slot.ttft.factor(), tpot * slot.tpot.factor());
+        let [ttft, tpot, others] = slot.prior(forecast.prompt, forecast.output, load, now);
+        let factor = slot.tpot.factor();
+        let (ttft, tpot, others) = (ttft * slot.ttft.factor(), tpot * factor, others * factor);
         let service = ttft + tpot * forecast.output.saturating_sub(Tokens(1)).as_f64();
         Estimate {
             ttft: Duration::from_nanos(ttft as u64),
             tpot: Duration::from_nanos(tpot as u64),
+            others_tpot: Duration::from_nanos(others as u64),
             cost: Usd(slot.usd_per_nano * service / (f64::from(load.sequences) + 1.0)),
             spread: slot.spread,
         }
@@ -216,7 +225,7 @@ mod tests {
     fn observe(predictor: &mut Predictor, n: u32, slower: f64) {
         for i in 0..n {
             let sequences = i % 20;
-            let reserved = Tokens(u64::from(sequences) * 500);
+            let tokens = Tokens(u64::from(sequences) * 500);
             let mut fresh = Predictor::new();
             fresh.insert(INSTANCE, Flavour { cost: LinearCost::TINY, ..Flavour::default() });
             let honest = estimate(&fresh, sequences);
@@ -226,8 +235,8 @@ mod tests {
                 &Observed {
                     prompt: forecast.prompt,
                     output: forecast.output,
-                    sequences,
-                    reserved,
+                    met: Load { sequences, tokens, ..Load::default() },
+                    dispatched: Timestamp::ZERO,
                     ttft: Some(honest.ttft.mul_f64(slower)),
                     tpot: Some(honest.tpot.mul_f64(slower)),
                 },

@@ -6,7 +6,7 @@
 //! without prompt tokens runs in a captured graph, whose batch is rounded up to the next captured
 //! size.
 
-use crate::{Batch, Calibration, Dtype, Factor, Gpu, ModelSpec, Picos};
+use crate::{Batch, Calibration, Dtype, Factor, Gpu, LinearCost, ModelSpec, Picos};
 
 /// How a model is laid over GPUs: one replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -246,6 +246,35 @@ impl OperatorCost {
         Picos::from_secs_f64(self.seconds(&rest)).max(Picos(1_000))
             + far * batch.kv_tokens
             + near * batch.window_tokens
+    }
+
+    /// Returns the line through the times of usual batches: decode steps of 16 and of 128 sequences,
+    /// and a step over a prompt of 4,096 tokens.
+    pub fn line(&self) -> LinearCost {
+        /// Sequences of the two decode steps.
+        const FEW: u64 = 16;
+        const MANY: u64 = 128;
+        const PROMPT: u64 = 4_096;
+        let decode =
+            |sequences| self.seconds(&Batch { decode_sequences: sequences, ..Batch::EMPTY });
+        let per_sequence = (decode(MANY) - decode(FEW)) / (MANY - FEW) as f64;
+        let base = decode(FEW) - FEW as f64 * per_sequence;
+        let prompt = Batch {
+            prefill_tokens: PROMPT,
+            prefill_pairs: PROMPT * PROMPT / 2,
+            completing: 1,
+            ..Batch::EMPTY
+        };
+        let (far, near) = self.per_kv_token();
+        LinearCost {
+            base: Picos::from_secs_f64(base.max(0.0)).max(Picos(1_000)),
+            per_prefill_token: Picos::from_secs_f64(
+                ((self.seconds(&prompt) - base) / PROMPT as f64).max(0.0),
+            ),
+            per_sequence: Picos::from_secs_f64(per_sequence.max(0.0)),
+            // Contexts are mostly longer than a window: what lies before it is not read.
+            per_kv_token: if self.window > 0.0 { far } else { far + near },
+        }
     }
 
     /// Returns how much longer each decode step is than the one before, while the sequences stay

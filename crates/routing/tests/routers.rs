@@ -17,8 +17,8 @@ fn fleet(sequences: &[u32]) -> Vec<Candidate> {
             tokens: Tokens(u64::from(sequences) * 100),
             window: 100,
             capacity: Tokens(100_000),
-            latency: Duration::ZERO,
             weight: 1.0,
+            ..Load::default()
         },
         cached_prefix: Tokens::ZERO,
     };

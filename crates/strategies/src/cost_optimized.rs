@@ -8,10 +8,10 @@
 
 use std::time::Duration;
 
-use sagellm_types::{CandidateSet, Estimate, Request, Timestamp};
+use sagellm_types::{CandidateSet, Choice, Request, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::slo_aware::meets;
+use crate::strain::Strain;
 use crate::strategy::latest_start;
 use crate::{Narrowing, Rank, SchedulingStrategy, Urgency};
 
@@ -61,11 +61,9 @@ impl SchedulingStrategy for CostOptimized {
         candidates: &mut CandidateSet<'_>,
         now: Timestamp,
     ) -> Narrowing {
-        let keeps = |estimate: Estimate| {
-            meets(request, &Estimate { spread: 2.0 * estimate.spread, ..estimate }, now)
-        };
-        if candidates.iter().any(|c| keeps(c.estimate())) {
-            candidates.retain(|c| keeps(c.estimate()));
+        let keeps = |c: &Choice<'_>| Strain::of(request, c, 2.0, now).most() <= 1.0;
+        if candidates.iter().any(|c| keeps(&c)) {
+            candidates.retain(keeps);
         } else if request.objectives.any() {
             // Nobody is safe: what is fastest is what is left, and saving comes later.
             let best = candidates.iter().map(|c| c.estimate().ttft).min().unwrap_or_default();

@@ -27,6 +27,7 @@ mod fifo;
 mod priority;
 pub mod queue;
 mod slo_aware;
+mod strain;
 mod strategy;
 
 pub use adaptive::{Adaptive, AdaptiveConfig};

@@ -6,6 +6,11 @@
 //! default horizon after its arrival, and a late one without a deadline as if it had to start a
 //! `late_horizon` after it, so nobody waits for ever.
 //!
+//! Place: where the most endangered promise, its own or that of somebody who runs there, is least
+//! endangered; instances that are about as good are offered to the router. Where it would break
+//! another's promise it gives way, as long as less than half of its own limit is used up: work that
+//! may wait is done when those who cannot wait leave room.
+//!
 //! With `refuse_hopeless`, a request that would be late is refused at once and told when to come
 //! back: refused clients form a virtual queue, each with a booking, and one that returns when it
 //! was told to is let in before those that never waited, unless nobody waits. Limit: a returning
@@ -16,9 +21,10 @@ use std::time::Duration;
 
 use indexmap::IndexMap;
 use rustc_hash::FxBuildHasher;
-use sagellm_types::{CandidateSet, Estimate, RefuseReason, Request, Timestamp};
+use sagellm_types::{CandidateSet, MAX_CANDIDATES, RefuseReason, Request, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use crate::strain::Strain;
 use crate::strategy::latest_start;
 use crate::{Admission, Narrowing, Pressure, Rank, SchedulingStrategy, Urgency};
 
@@ -41,6 +47,15 @@ impl Default for SloAwareConfig {
         Self { default_horizon_ms: 30_000, late_horizon_ms: 300_000, refuse_hopeless: false }
     }
 }
+
+/// Instances on which no promise uses more than this share of its limit are as good as any.
+const COMFORT: f64 = 0.3;
+/// Instances whose strain is larger by no more than this share are alike.
+const ALIKE: f64 = 0.1;
+/// A request gives way where another's promise would use more than this share of its limit.
+const HARM: f64 = 0.9;
+/// A request gives way until this share of its own limit is used up.
+const GIVES_WAY: f64 = 0.5;
 
 /// Serves the request with the least slack first.
 #[derive(Clone, Debug)]
@@ -99,10 +114,23 @@ impl SchedulingStrategy for SloAware {
         candidates: &mut CandidateSet<'_>,
         now: Timestamp,
     ) -> Narrowing {
-        let objectives = &request.objectives;
-        if objectives.any() && candidates.iter().any(|c| meets(request, &c.estimate(), now)) {
-            candidates.retain(|c| meets(request, &c.estimate(), now));
+        let mut strains = [0.0_f32; MAX_CANDIDATES];
+        let mut best = Strain { own: f64::INFINITY, others: f64::INFINITY };
+        for (kept, choice) in strains.iter_mut().zip(candidates.iter()) {
+            let strain = Strain::of(request, &choice, 1.0, now);
+            *kept = strain.most() as f32;
+            if strain.most() < best.most() {
+                best = strain;
+            }
         }
+        if best.others > HARM
+            && let Some(until) = self.gives_way(request, best.own, now)
+        {
+            return Narrowing::WaitUntil(until);
+        }
+        let bound = ((best.most() * (1.0 + ALIKE)).max(COMFORT)) as f32;
+        let mut strains = strains.iter();
+        candidates.retain(|_| strains.next().is_some_and(|strain| *strain <= bound));
         Narrowing::Offer
     }
 
@@ -111,20 +139,22 @@ impl SchedulingStrategy for SloAware {
     }
 }
 
-/// Returns whether `request`, dispatched at `now`, is predicted to meet all that it asks for; the
-/// upper end of the error decides.
-pub(crate) fn meets(request: &Request, estimate: &Estimate, now: Timestamp) -> bool {
-    // In seconds: this is asked of every candidate, and a `Duration` times a float is slow.
-    let within = |limit: Duration, took: f64| took <= limit.as_secs_f64();
-    let (o, upper) = (&request.objectives, 1.0 + estimate.spread.clamp(0.0, 10.0));
-    let (ttft, tpot) = (estimate.ttft.as_secs_f64(), estimate.tpot.as_secs_f64());
-    let waited = now.since(request.arrival).as_secs_f64();
-    o.ttft.is_none_or(|limit| within(limit, waited + ttft * upper))
-        && o.tpot.is_none_or(|limit| within(limit, tpot * upper))
-        && o.e2e.is_none_or(|limit| {
-            let gaps = request.forecast.output.as_f64() - 1.0;
-            within(limit, waited + (ttft + tpot * gaps.max(0.0)) * upper)
-        })
+impl SloAware {
+    /// Returns until when a request may still wait so that others keep their promises; `None` once
+    /// half of what it asks for, or of the time after which it counts as waiting too long, is used.
+    fn gives_way(&self, request: &Request, own: f64, now: Timestamp) -> Option<Timestamp> {
+        let objectives = &request.objectives;
+        let waited = now.since(request.arrival);
+        let (limit, used) = match objectives.ttft.or(objectives.e2e) {
+            Some(limit) if waited < limit => (limit, own),
+            // It asks for nothing that waiting could break, or that is broken already.
+            asked => {
+                let limit = if asked.is_some() { self.late_horizon } else { self.default_horizon };
+                (limit, waited.as_secs_f64() / limit.as_secs_f64().max(1e-9))
+            }
+        };
+        (used < GIVES_WAY).then(|| now + limit.mul_f64(GIVES_WAY - used))
+    }
 }
 
 /// The virtual queue of refused clients.

@@ -24,10 +24,45 @@ pub struct Load {
     pub window: u32,
     /// KV tokens that may be reserved.
     pub capacity: Tokens,
+    /// Prompt tokens of requests that have no first token yet.
+    pub prefilling: Tokens,
+    /// Prompt tokens that it was given of late.
+    pub prefilled: Recent,
+    /// The least time per output token that a request there asks for.
+    pub strictest_tpot: Option<Duration>,
     /// Recent mean time from dispatch to end; zero if unknown.
     pub latency: Duration,
     /// Share of traffic that its operator wants, relative to the others.
     pub weight: f64,
+}
+
+/// An amount that comes in pieces, each of which counts less the longer ago it came.
+#[derive(Clone, Copy, Debug, PartialEq, Default)]
+pub struct Recent {
+    amount: f64,
+    at: Timestamp,
+}
+
+impl Recent {
+    /// What came so long ago counts about a third.
+    pub const MEMORY: Duration = Duration::from_secs(10);
+
+    /// Returns the amount with `more` that comes at `now`.
+    pub fn add(self, more: f64, now: Timestamp) -> Self {
+        Self { amount: self.left(now) + more, at: self.at.max(now) }
+    }
+
+    /// Returns what is left of the amount at `now`: e^(−x) after x times the memory, by the first
+    /// terms of its series.
+    fn left(&self, now: Timestamp) -> f64 {
+        let x = now.since(self.at).as_secs_f64() / Self::MEMORY.as_secs_f64();
+        self.amount / (1.0 + x * (1.0 + 0.5 * x))
+    }
+
+    /// Returns how much comes per second, if `more` comes besides at `now`.
+    pub fn per_second(&self, more: f64, now: Timestamp) -> f64 {
+        (self.left(now) + more) / Self::MEMORY.as_secs_f64()
+    }
 }
 
 impl Load {
@@ -52,6 +87,9 @@ pub struct Estimate {
     pub ttft: Duration,
     /// Time per output token.
     pub tpot: Duration,
+    /// Time per output token of those that run there already, once its prompt is among what the
+    /// instance computes.
+    pub others_tpot: Duration,
     /// Attributed cost.
     pub cost: Usd,
     /// Relative error learnt from residuals: 0.2 means ± 20 % at one standard deviation.

@@ -31,8 +31,8 @@ mod time;
 mod units;
 
 pub use candidate::{
-    Candidate, CandidateSet, Candidates, Estimate, EstimateCache, Estimator, Load, MAX_CANDIDATES,
-    NoEstimates,
+    Candidate, CandidateSet, Candidates, Choice, Estimate, EstimateCache, Estimator, Load,
+    MAX_CANDIDATES, NoEstimates, Recent,
 };
 pub use hash::{PrefixHash, SessionId, UserId, stable_hash};
 pub use id::{Attempt, Incarnation, InstanceId, ModelId, RequestId};

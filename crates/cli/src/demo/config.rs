@@ -209,7 +209,7 @@ impl EngineGroup {
         /// Tokens per step: small enough that a long prompt does not stop the answers of others.
         const STEP_TOKENS: u32 = 2_048;
         let cost = LinearCost::preset(model, Some(&self.gpu), self.gpus).scaled(self.slowdown);
-        let kv = kv_tokens_that_fit(model, Some(&self.gpu), self.gpus, 0.0);
+        let kv = kv_tokens_that_fit(model, Some(&self.gpu), self.gpus);
         let defaults = EngineConfig::default();
         EngineConfig {
             cost,

@@ -26,7 +26,11 @@ impl ControlPlane {
         let Some(live) = self.requests.get_mut(attempt.request) else { return self.stale(now) };
         let request = live.request;
         match live.attempt(attempt) {
-            Some(running) if running.first_token.is_none() => running.first_token = Some(now),
+            Some(running) if running.first_token.is_none() => {
+                running.first_token = Some(now);
+                let charge = running.charge;
+                self.fleet.begun(charge);
+            }
             _ => return self.stale(now),
         }
         self.monitor.first_token(&request, now);

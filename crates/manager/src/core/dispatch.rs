@@ -6,7 +6,7 @@ use sagellm_fleet::Need;
 use sagellm_strategies::Narrowing;
 use sagellm_strategies::queue::{Head, PoolId};
 use sagellm_types::{
-    Attempt, Candidate, CandidateSet, EngineState, EstimateCache, InstanceId, MAX_CANDIDATES,
+    Attempt, Candidate, CandidateSet, EngineState, EstimateCache, InstanceId, Load, MAX_CANDIDATES,
     RequestId, Rng, Seed, Timestamp,
 };
 
@@ -288,7 +288,7 @@ impl ControlPlane {
                 ending: None,
             })
         });
-        self.start(id, instance, (load.sequences, load.tokens), estimate, explained, now);
+        self.start(id, instance, load, estimate, explained, now);
         Tried::Placed
     }
 
@@ -297,7 +297,7 @@ impl ControlPlane {
         &mut self,
         id: RequestId,
         instance: InstanceId,
-        met: (u32, sagellm_types::Tokens),
+        met: Load,
         estimate: Option<sagellm_types::Estimate>,
         explained: Option<u64>,
         now: Timestamp,
@@ -309,7 +309,8 @@ impl ControlPlane {
         let n = live.tries;
         let attempt = Attempt { request: id, n };
         let forecast = live.request.forecast;
-        let need = Need { prompt: forecast.prompt, output: forecast.output };
+        let tpot = live.request.objectives.tpot;
+        let need = Need { prompt: forecast.prompt, output: forecast.output, tpot };
         let charge = self.fleet.reserve(attempt, instance, need, now);
         let hold = live.hold.take();
         live.tries += 1;

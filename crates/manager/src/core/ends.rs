@@ -96,14 +96,13 @@ impl ControlPlane {
             tpot,
         });
         let known = if usage.prompt.0 > 0 { usage.prompt } else { live.request.forecast.prompt };
-        let (sequences, reserved) = running.met;
         self.predictor.observe(
             running.instance,
             &Observed {
                 prompt: known.saturating_sub(usage.cached),
                 output: usage.output,
-                sequences,
-                reserved,
+                met: running.met,
+                dispatched: running.dispatched,
                 ttft,
                 tpot,
             },

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use sagellm_fleet::ChargeId;
 use sagellm_perf::PromptSize;
 use sagellm_strategies::queue::PoolId;
-use sagellm_types::{Attempt, Estimate, InstanceId, Request, RequestId, Timestamp, Tokens, Usd};
+use sagellm_types::{
+    Attempt, Estimate, InstanceId, Load, Request, RequestId, Timestamp, Tokens, Usd,
+};
 
 /// The attempt that runs.
 #[derive(Clone, Copy, Debug)]
@@ -17,8 +19,8 @@ pub(super) struct Try {
     pub(super) first_token: Option<Timestamp>,
     pub(super) output: Tokens,
     pub(super) estimate: Option<Estimate>,
-    /// Load that it met: sequences and reserved KV tokens, without its own.
-    pub(super) met: (u32, Tokens),
+    /// The load that it met, without its own.
+    pub(super) met: Load,
 }
 
 /// A request that has not ended.
