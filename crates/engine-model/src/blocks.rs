@@ -54,6 +54,26 @@ impl Blocks {
         self.private + self.shared
     }
 
+    /// Returns all blocks.
+    pub(crate) fn total(&self) -> u32 {
+        self.total
+    }
+
+    /// Returns the blocks held by one sequence each.
+    pub(crate) fn private(&self) -> u32 {
+        self.private
+    }
+
+    /// Returns how many hold the stored block at `place`.
+    pub(crate) fn holders(&self, place: u32) -> u32 {
+        self.stored[place as usize].holders
+    }
+
+    /// Returns the blocks that are held or stored.
+    pub(crate) fn committed(&self) -> u32 {
+        self.private + self.places.len() as u32
+    }
+
     /// Returns the blocks that can be had, if need be by dropping stored ones that nobody holds.
     pub(crate) fn available(&self) -> u32 {
         self.total - self.used()
@@ -61,7 +81,7 @@ impl Blocks {
 
     /// Returns the blocks that are neither held nor stored.
     pub(crate) fn unused(&self) -> u32 {
-        self.total - self.private - self.places.len() as u32
+        self.total - self.committed()
     }
 
     /// Takes `count` blocks for one sequence alone.
@@ -149,7 +169,7 @@ impl Blocks {
     }
 
     fn drop_surplus(&mut self) {
-        while self.private as usize + self.places.len() > self.total as usize {
+        while self.committed() > self.total {
             self.drop_oldest();
         }
     }

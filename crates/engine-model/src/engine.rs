@@ -289,6 +289,7 @@ impl Engine {
         }
         let at = run.end_of(ended).timestamp();
         self.counters.steps += u64::from(steps);
+        self.counters.busy += run.end_of(ended) - run.end_of(run.done);
         if run.steps > 1 {
             self.make_room((run.steps.min(ended + 1) - run.done) as u32);
         }

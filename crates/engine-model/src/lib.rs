@@ -27,6 +27,7 @@
 //! ```
 
 mod blocks;
+mod check;
 mod config;
 mod engine;
 mod run;

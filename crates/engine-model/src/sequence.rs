@@ -1,5 +1,6 @@
 //! What comes in and what comes out: sequences, refusals, events, gauges.
 
+use sagellm_perf::Picos;
 use sagellm_types::Timestamp;
 use thiserror::Error;
 
@@ -100,6 +101,8 @@ pub struct Gauges {
     pub finished: u64,
     /// Steps taken.
     pub steps: u64,
+    /// How long they took together.
+    pub busy: Picos,
 }
 
 impl Gauges {

@@ -52,6 +52,27 @@ pub struct Report {
     pub instances: Vec<InstanceReport>,
     /// Which strategy was in use when, and why.
     pub strategy_intervals: Vec<StrategyInterval>,
+    /// What only a simulation knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub simulated: Option<Simulated>,
+}
+
+/// What modelled engines did, all together.
+#[derive(Clone, Copy, Debug, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Simulated {
+    /// Steps.
+    pub steps: u64,
+    /// Events that the control plane was told, and commands that it gave.
+    pub core_calls: u64,
+    /// KV blocks.
+    pub kv_blocks: u64,
+    /// Sequences that had to be computed anew since others needed their blocks.
+    pub preemptions: u64,
+    /// Share of prompt tokens found in prefix caches, 0 to 1.
+    pub prefix_hit_rate: Option<f64>,
+    /// Share of the GPUs' time in which steps ran, 0 to 1.
+    pub utilization: Option<f64>,
 }
 
 /// How requests ended. `submitted` is the sum of the others and of those that have not ended.
@@ -122,6 +143,19 @@ pub struct Cost {
     pub usd: Option<f64>,
     /// The same per million output tokens.
     pub usd_per_million_tokens: Option<f64>,
+    /// Rent of the time in which engine steps ran, shared among the requests of each step; known of
+    /// modelled engines.
+    #[serde(default)]
+    pub usd_attributed: Option<f64>,
+    /// The same per million output tokens.
+    #[serde(default)]
+    pub usd_attributed_per_million_tokens: Option<f64>,
+    /// Rent of all instances for the time in which they were registered; known of modelled engines.
+    #[serde(default)]
+    pub usd_rented: Option<f64>,
+    /// Of that, the rent of instances that never computed anything.
+    #[serde(default)]
+    pub usd_idle: Option<f64>,
 }
 
 /// What one class of requests saw.
@@ -160,6 +194,12 @@ pub struct InstanceReport {
     pub latency_p95_ms: Option<f64>,
     /// Attributed cost, in US dollars.
     pub usd: f64,
+    /// Share of its time in which steps ran, 0 to 1; known of modelled engines.
+    #[serde(default)]
+    pub utilization: Option<f64>,
+    /// Rent for the time in which it was registered; known of modelled engines.
+    #[serde(default)]
+    pub usd_rented: Option<f64>,
 }
 
 /// A time in which one strategy was in use.
@@ -187,6 +227,26 @@ impl Report {
         Self { seed: Some(seed.0), ..self }
     }
 
+    /// Returns the report with costs and shares rounded as all its figures are.
+    pub fn rounded(mut self) -> Self {
+        let cost = &mut self.cost;
+        for usd in [&mut cost.usd_attributed, &mut cost.usd_rented, &mut cost.usd_idle] {
+            *usd = usd.map(|usd| decimals(usd, 9));
+        }
+        cost.usd_attributed_per_million_tokens =
+            cost.usd_attributed_per_million_tokens.map(|usd| decimals(usd, 6));
+        if let Some(simulated) = &mut self.simulated {
+            for share in [&mut simulated.prefix_hit_rate, &mut simulated.utilization] {
+                *share = share.map(|share| decimals(share, 6));
+            }
+        }
+        for instance in &mut self.instances {
+            instance.utilization = instance.utilization.map(|share| decimals(share, 6));
+            instance.usd_rented = instance.usd_rented.map(|usd| decimals(usd, 9));
+        }
+        self
+    }
+
     /// Returns the part of a report that is made of sums over requests.
     pub(crate) fn of_series(all: &Series, gaps: &Sketch, active: Duration) -> Self {
         let output = all.usage.output.as_f64();
@@ -209,6 +269,7 @@ impl Report {
                 usd: Some(decimals(all.cost.0, 9)),
                 usd_per_million_tokens: (output > 0.0)
                     .then(|| decimals(all.cost.0 / output * 1e6, 6)),
+                ..Cost::default()
             },
             ..Self::default()
         }
@@ -236,6 +297,7 @@ impl From<&Snapshot> for Report {
                 busy: rate(busy.as_secs_f64(), active).map(|share| share.min(1.0)),
                 latency_p95_ms: work.latency.quantile(0.95).map(whole_micros),
                 usd: decimals(work.cost.0, 9),
+                ..InstanceReport::default()
             }
         });
         let (all, gaps) = (snapshot.requests(Span::Start), snapshot.fleetwide(Span::Start).itl);

@@ -9,7 +9,7 @@
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::{OperatorCost, Picos};
+use crate::{Calibration, OperatorCost, Picos};
 
 /// What one step processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -94,6 +94,18 @@ impl StepCost {
                 first: cost.step_time(batch),
                 growth: cost.growth(batch.decode_sequences, growing),
             },
+        }
+    }
+
+    /// Returns the cost with every part `factor` times as large.
+    pub fn scaled(&self, factor: f64) -> Self {
+        match self {
+            Self::Linear(cost) => Self::Linear(cost.scaled(factor)),
+            Self::Operators(cost) => {
+                let Calibration(prices) = *cost.calibration();
+                let prices = Calibration(prices.map(|price| price * factor));
+                Self::Operators(Box::new(cost.calibrated(prices)))
+            }
         }
     }
 

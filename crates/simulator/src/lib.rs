@@ -1,6 +1,6 @@
 //! Engines in virtual time.
 //!
-//! [`simulate`] runs a workload on a fleet of modelled engines under the very control plane that
+//! [`Simulation`] runs a workload on a fleet of modelled engines under the very control plane that
 //! serves, from event to event. [`accuracy`] replays measured runs of real engines, request by request, on the engine model, says
 //! how far its predictions are off, and fits the few numbers per GPU that they rest on. Everything
 //! here is deterministic: one seed, no clock, no order of threads in any figure.
@@ -21,9 +21,16 @@
 //! ```
 
 pub mod accuracy;
-mod fleet;
+mod faults;
+mod outcome;
+mod scenario;
+pub mod study;
+mod world;
 
-pub use fleet::{FleetError, Machine, Outcome, simulate};
+pub use faults::{FaultError, FaultKind, FaultRule, Strike, strikes};
+pub use outcome::{Moment, Outcome};
+pub use scenario::{EngineSettings, Scenario, ScenarioError, TraceSettings, model};
+pub use world::{Coverage, Machine, Simulation, SimulationError};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -3,9 +3,12 @@
 use sagellm_engine_model::{EngineConfig, Pace};
 use sagellm_manager::{Config, RouterConfig, StrategyConfig};
 use sagellm_perf::{Calibration, Gpu, Layout, ModelSpec, OperatorCost};
-use sagellm_simulator::{FleetError, Machine, Outcome, simulate};
-use sagellm_types::{ExecutionInstance, Seed};
+use sagellm_simulator::{
+    FaultKind, FaultRule, Machine, Outcome, Simulation, SimulationError, Strike, strikes,
+};
+use sagellm_types::{ExecutionInstance, Seed, Timestamp};
 use sagellm_workload::{Workload, peaks};
+use std::time::Duration;
 
 fn machines(count: u32, pace: Pace, blocks: u32) -> Vec<Machine> {
     let model = ModelSpec::named("gpt-oss-20b").expect("known");
@@ -18,20 +21,33 @@ fn machines(count: u32, pace: Pace, blocks: u32) -> Vec<Machine> {
         kv_cache_tokens: Some(engine.kv_tokens()),
         ..ExecutionInstance::new(format!("e{n}"), "simulated", 1, "gpt-oss-20b")
     };
-    (0..count).map(|n| Machine { spec: spec(n), engine, cost: cost.into() }).collect()
+    let machine =
+        |n| Machine { spec: spec(n), engine, cost: cost.into(), start_up: Duration::ZERO };
+    (0..count).map(machine).collect()
 }
 
 fn workload() -> Workload {
     peaks(30.0).generate(Seed(3)).expect("a good workload")
 }
 
-fn run(strategy: &str, machines: &[Machine]) -> Outcome {
+fn simulate(
+    strategy: &str,
+    machines: &[Machine],
+    strikes: &[(Timestamp, Strike)],
+    check: bool,
+) -> Result<Outcome, SimulationError> {
     let config = Config {
         strategy: StrategyConfig::parse(strategy).expect("offered"),
         router: RouterConfig::LoadBalanced,
         ..Config::default()
     };
-    simulate(&config, machines, &workload(), |_| {}).expect("a good fleet")
+    let (workload, warm_up) = (workload(), Duration::ZERO);
+    let workload = &workload;
+    Simulation { config: &config, machines, workload, strikes, warm_up, check }.run(|_| {})
+}
+
+fn run(strategy: &str, machines: &[Machine]) -> Outcome {
+    simulate(strategy, machines, &[], false).expect("a good fleet")
 }
 
 #[test]
@@ -65,12 +81,45 @@ fn the_same_seed_gives_the_same_outcome() {
 }
 
 #[test]
+fn what_goes_wrong_breaks_no_invariant_and_loses_no_request() {
+    let kinds =
+        [FaultKind::Crash, FaultKind::Hang, FaultKind::Slow, FaultKind::Flap, FaultKind::LostProbe];
+    for kind in kinds {
+        let rule =
+            FaultRule { at_s: Some(9.0), for_s: 12.0, instance: Some(1), ..FaultRule::new(kind) };
+        let list = strikes(&[rule], 3, Timestamp::from_secs(50), Seed(1)).expect("a good rule");
+        let machines = machines(3, Pace::Leap, 1_000);
+        let struck = simulate("adaptive", &machines, &list, true).expect("all holds");
+        let calm = simulate("adaptive", &machines, &[], true).expect("all holds");
+        assert_eq!(struck.unfinished, 0, "{kind:?}");
+        assert_ne!(struck.report, calm.report, "{kind:?} makes a difference");
+        if kind == FaultKind::Crash {
+            assert!(struck.coverage.crash_mid_stream && struck.coverage.retry, "{kind:?}");
+        }
+    }
+}
+
+#[test]
+fn rent_is_paid_by_all_and_attributed_to_those_that_compute() {
+    let mut machines = machines(2, Pace::Leap, 4_000);
+    machines.iter_mut().for_each(|machine| machine.spec.price_per_gpu_hour = 3.6);
+    let outcome = run("fifo", &machines);
+    let cost = outcome.report.cost;
+    let (attributed, rented) =
+        (cost.usd_attributed.expect("known"), cost.usd_rented.expect("known"));
+    assert!(attributed > 0.0 && attributed <= rented);
+    let share = outcome.simulated.utilization.expect("steps ran");
+    assert!(
+        (attributed / rented - share).abs() < 1e-6,
+        "one price: the share of time is that of rent"
+    );
+}
+
+#[test]
 fn a_fleet_that_cannot_be_is_named() {
-    let config = Config::default();
-    let none = simulate(&config, &[], &workload(), |_| {});
-    assert_eq!(none, Err(FleetError::Empty));
+    assert_eq!(simulate("fifo", &[], &[], false), Err(SimulationError::NoEngine));
     let mut twice = machines(2, Pace::Leap, 100);
     twice[1].spec.instance_id = twice[0].spec.instance_id.clone();
-    let error = simulate(&config, &twice, &workload(), |_| {}).expect_err("one name for two");
+    let error = simulate("fifo", &twice, &[], false).expect_err("one name for two");
     assert!(error.to_string().contains("e0"), "{error}");
 }

@@ -99,6 +99,34 @@ impl Arrivals {
         Self { rate: Rate::Constant { per_s }, gaps: Gaps::Poisson, bursts: None }
     }
 
+    /// Returns the same with `factor` times the requests, at the same times.
+    pub fn scaled(&self, factor: f64) -> Self {
+        let rate = match &self.rate {
+            Rate::Constant { per_s } => Rate::Constant { per_s: per_s * factor },
+            Rate::Square { high_per_s, low_per_s, high_s, low_s } => Rate::Square {
+                high_per_s: high_per_s * factor,
+                low_per_s: low_per_s * factor,
+                high_s: *high_s,
+                low_s: *low_s,
+            },
+            Rate::Profile { pieces } => Rate::Profile {
+                pieces: pieces
+                    .iter()
+                    .map(|piece| Piece {
+                        for_s: piece.for_s,
+                        per_s: piece.per_s * factor,
+                        to_per_s: piece.to_per_s.map(|rate| rate * factor),
+                    })
+                    .collect(),
+            },
+        };
+        let bursts = self.bursts.map(|bursts| Bursts {
+            size: ((f64::from(bursts.size) * factor + 0.5) as u32).max(1),
+            ..bursts
+        });
+        Self { rate, gaps: self.gaps, bursts }
+    }
+
     /// # Errors
     /// If a field is not what its documentation says.
     pub(crate) fn validate(&self) -> Result<(), ConfigError> {

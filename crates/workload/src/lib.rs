@@ -25,6 +25,7 @@ mod error;
 mod length;
 mod preset;
 mod session;
+mod source;
 mod trace;
 mod workload;
 
@@ -35,5 +36,6 @@ pub use error::{ConfigError, TraceError};
 pub use length::Length;
 pub use preset::{peaks, three_classes};
 pub use session::Sessions;
+pub use source::{Origin, Source};
 pub use trace::{TraceFormat, jitter, read_trace, read_trace_file};
 pub use workload::{Arrival, BLOCK, Shape, Workload};

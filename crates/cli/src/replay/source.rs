@@ -8,8 +8,8 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use sagellm_types::{RequestPriority, Seed, Tokens};
 use sagellm_workload::{
-    Arrivals, Gaps, Length, Rate, SloClass, Workload, WorkloadConfig, jitter, read_trace_file,
-    three_classes,
+    Arrivals, Gaps, Length, Origin, Rate, SloClass, Source, Workload, WorkloadConfig,
+    read_trace_file, three_classes,
 };
 
 /// The arrivals of a replay.
@@ -21,9 +21,9 @@ pub(crate) struct SourceArgs {
     /// Workload file (TOML): arrivals, lengths, classes; see `sagellm docs config`
     #[arg(long, value_name = "FILE", conflicts_with = "rate")]
     pub(crate) workload: Option<PathBuf>,
-    /// Requests per second of a drawn workload
-    #[arg(long, value_name = "PER_S", default_value_t = 5.0)]
-    pub(crate) rate: f64,
+    /// Requests per second of a drawn workload [default: 5]
+    #[arg(long, value_name = "PER_S")]
+    pub(crate) rate: Option<f64>,
     /// How regular the gaps between drawn requests are
     #[arg(long, value_enum, default_value_t)]
     pub(crate) gaps: GapLaw,
@@ -119,46 +119,72 @@ impl SourceArgs {
     /// # Errors
     /// If a file cannot be used or a figure cannot be; the message says what is accepted.
     pub(crate) fn workload(&self, seed: Seed) -> Result<Workload> {
+        let workload = self.source()?.at(1.0, seed)?;
+        if workload.arrivals.is_empty() {
+            bail!("there is no request to send");
+        }
+        Ok(workload)
+    }
+
+    /// Returns where requests come from.
+    ///
+    /// # Errors
+    /// As [`SourceArgs::workload`].
+    pub(crate) fn source(&self) -> Result<Source> {
         if !(self.rate_scale.is_finite() && self.rate_scale > 0.0) {
             bail!("--rate-scale {}: expected a positive number", self.rate_scale);
         }
-        let mut workload = match (&self.trace, &self.workload) {
-            (Some(path), _) => {
-                let trace = read_trace_file(path)?;
-                let trace = match self.jitter {
-                    Some(tick) => jitter(trace, seconds("--jitter", tick)?, seed),
-                    None => trace,
-                };
-                let trace = trace.classify(self.classes(), seed);
-                match self.duration {
-                    Some(duration) => {
-                        let end = sagellm_types::Timestamp::ZERO + seconds("--duration", duration)?;
-                        trace.trim(sagellm_types::Timestamp::ZERO, end)
-                    }
-                    None => trace,
-                }
-            }
+        let origin = match (&self.trace, &self.workload) {
+            (Some(path), _) => Origin::Trace {
+                arrivals: read_trace_file(path)?,
+                classes: self.classes(),
+                jitter: self.jitter.map(|tick| seconds("--jitter", tick)).transpose()?,
+            },
             (None, Some(path)) => {
                 let text = std::fs::read_to_string(path)
                     .with_context(|| format!("cannot read the workload {}", path.display()))?;
                 let mut config: WorkloadConfig = toml::from_str(&text)
                     .with_context(|| format!("{} is no workload", path.display()))?;
                 config.duration_s = self.duration.unwrap_or(config.duration_s);
-                config.generate(seed)?
+                Origin::Drawn(config)
             }
-            (None, None) => self.drawn().generate(seed)?,
+            (None, None) => Origin::Drawn(self.drawn()),
         };
-        workload = workload.cap(Tokens(self.max_prompt), Tokens(u64::MAX));
-        if self.rate_scale != 1.0 {
-            workload = workload.rate_scale(self.rate_scale);
+        Ok(Source {
+            duration: self.duration.map(|duration| seconds("--duration", duration)).transpose()?,
+            rate_scale: self.rate_scale,
+            max_requests: self.requests,
+            max_prompt: Tokens(self.max_prompt),
+            ..Source::new(origin)
+        })
+    }
+
+    /// Returns whether a trace, a workload or a rate is named.
+    pub(crate) fn names_traffic(&self) -> bool {
+        self.trace.is_some() || self.workload.is_some() || self.rate.is_some()
+    }
+
+    /// Changes other traffic as the flags say.
+    ///
+    /// # Errors
+    /// If a figure cannot be.
+    pub(crate) fn adjust(&self, source: &mut Source) -> Result<()> {
+        if !(self.rate_scale.is_finite() && self.rate_scale > 0.0) {
+            bail!("--rate-scale {}: expected a positive number", self.rate_scale);
         }
-        if let Some(most) = self.requests {
-            workload = workload.truncate(most);
+        source.rate_scale *= self.rate_scale;
+        source.max_requests = self.requests.or(source.max_requests);
+        source.max_prompt = source.max_prompt.min(Tokens(self.max_prompt));
+        if let Some(duration) = self.duration {
+            match &mut source.origin {
+                Origin::Drawn(config) => config.duration_s = duration,
+                Origin::Trace { .. } => source.duration = Some(seconds("--duration", duration)?),
+            }
         }
-        if workload.arrivals.is_empty() {
-            bail!("there is no request to send");
+        if let (Some(tick), Origin::Trace { jitter, .. }) = (self.jitter, &mut source.origin) {
+            *jitter = Some(seconds("--jitter", tick)?);
         }
-        Ok(workload)
+        Ok(())
     }
 
     fn drawn(&self) -> WorkloadConfig {
@@ -167,7 +193,7 @@ impl SourceArgs {
             GapLaw::Gamma => Gaps::Gamma { cv: self.cv },
             GapLaw::Even => Gaps::Even,
         };
-        let rate = Rate::Constant { per_s: self.rate };
+        let rate = Rate::Constant { per_s: self.rate.unwrap_or(5.0) };
         // A number of requests alone is a workload too.
         let duration = self.duration.unwrap_or(if self.requests.is_some() { 1e6 } else { 60.0 });
         WorkloadConfig {

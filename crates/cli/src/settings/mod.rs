@@ -111,13 +111,8 @@ impl Settings {
         let path =
             args.config.clone().or_else(|| environment.get("SAGELLM_CONFIG").map(Into::into));
         let text = path.as_deref().map(read_text).transpose()?.unwrap_or_default();
-        let mut settings = file::parse(path.as_deref().unwrap_or(Path::new("")), &text)?;
-        let changes: Vec<Override> =
-            environment.overrides().chain(args.overrides.iter().cloned()).collect();
-        if let Some(changed) = overrides::apply(&text, &changes)? {
-            settings = changed;
-        }
-        settings.take(args);
+        let path = path.unwrap_or_default();
+        let mut settings = Self::over(&text, &path, args, environment)?;
         let listed = environment.get("SAGELLM_BACKENDS").unwrap_or_default();
         for url in listed.split(',').map(str::trim).filter(|url| !url.is_empty()) {
             let origin = "SAGELLM_BACKENDS".to_owned();
@@ -126,6 +121,27 @@ impl Settings {
             settings.instances.push(instance);
         }
         settings.instances.extend(fleet.backends.iter().cloned());
+        settings.validate().map_err(SettingsError::Invalid)?;
+        Ok(settings)
+    }
+
+    /// Reads environment and flags over the text of a file; `path` is for messages.
+    ///
+    /// # Errors
+    /// As [`Settings::load`].
+    pub(crate) fn over(
+        text: &str,
+        path: &Path,
+        args: &SettingsArgs,
+        environment: &Environment,
+    ) -> Result<Self, SettingsError> {
+        let mut settings = file::parse(path, text)?;
+        let changes: Vec<Override> =
+            environment.overrides().chain(args.overrides.iter().cloned()).collect();
+        if let Some(changed) = overrides::apply(text, &changes)? {
+            settings = changed;
+        }
+        settings.take(args);
         settings.validate().map_err(SettingsError::Invalid)?;
         Ok(settings)
     }

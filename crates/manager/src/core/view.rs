@@ -157,7 +157,7 @@ impl ControlPlane {
             running: self.requests.len() - self.queue.len(),
             pressure: self.pressure(),
             instances: self.instances(),
-            pools: self.pool_views(),
+            pools: self.pools(),
             prompt_error: self.forecaster.prompt_error(),
             output_error: self.forecaster.output_error(),
             figures: self.monitor.snapshot(now),
@@ -303,7 +303,13 @@ impl ControlPlane {
         Ok(())
     }
 
-    fn pool_views(&self) -> Vec<PoolView> {
+    /// Returns how many requests wait.
+    pub fn waiting(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Returns the pools of waiting requests.
+    pub fn pools(&self) -> Vec<PoolView> {
         let view = |(pool, (model, kind, phase))| {
             let roster = self.pools.roster(pool);
             PoolView {

@@ -1,0 +1,174 @@
+//! What studies found, as aligned text and as CSV.
+
+use std::fmt::Write as _;
+
+use sagellm_monitoring::ClassReport;
+use sagellm_simulator::Outcome;
+use sagellm_simulator::study::{Cell, Compared, Goodput, Mean, Target};
+use serde::Serialize;
+
+/// The smallest fleet of one kind that is enough.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct FoundFleet {
+    /// The alternative, as it was written.
+    pub(super) part: String,
+    /// Its instances; `None` if even the most are too few.
+    pub(super) instances: Option<usize>,
+    /// What they cost, in US dollars per hour.
+    pub(super) rent_per_hour: Option<f64>,
+    /// The most of the worst class that was on time in any try.
+    pub(super) best: f64,
+}
+
+fn figure(mean: Option<Mean>, scale: f64, decimals: usize) -> String {
+    match mean {
+        None => "–".to_owned(),
+        Some(Mean { mean, half }) => {
+            format!("{:.decimals$} ± {:.decimals$}", mean * scale, half * scale)
+        }
+    }
+}
+
+/// Returns rows of equal columns, the first to the left, the others to the right.
+fn aligned(rows: &[Vec<String>]) -> String {
+    let columns = rows.first().map_or(0, Vec::len);
+    let width =
+        |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let mut out = String::new();
+    for row in rows {
+        for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
+            let pad = " ".repeat(width - cell.chars().count());
+            let _ = match column {
+                0 | 1 => write!(out, "{cell}{pad}  "),
+                _ => write!(out, "{pad}{cell}  "),
+            };
+        }
+        out.truncate(out.trim_end().len());
+        out.push('\n');
+    }
+    out
+}
+
+pub(super) fn compared(compared: &[Compared], seeds: usize) -> String {
+    let heads = [
+        "strategy",
+        "router",
+        "worst class %",
+        "on time %",
+        "goodput/s",
+        "ttft p99 ms",
+        "tpot p99 ms",
+        "wait p95 ms",
+        "$/Mtok",
+        "prefix hits %",
+    ];
+    let mut rows = vec![heads.map(str::to_owned).to_vec()];
+    for Compared { strategy, router, figures } in compared {
+        rows.push(vec![
+            strategy.clone(),
+            router.clone(),
+            figure(Some(figures.worst_class), 100.0, 1),
+            figure(figures.attainment, 100.0, 1),
+            figure(figures.goodput_rps, 1.0, 2),
+            figure(figures.ttft_p99_ms, 1.0, 0),
+            figure(figures.tpot_p99_ms, 1.0, 1),
+            figure(figures.wait_p95_ms, 1.0, 0),
+            figure(figures.usd_per_million, 1.0, 3),
+            figure(figures.prefix_hits, 100.0, 1),
+        ]);
+    }
+    format!("{}over {seeds} seeds, with 95 % confidence; the best first\n", aligned(&rows))
+}
+
+pub(super) fn compared_csv(compared: &[Compared]) -> String {
+    let mut out = String::from(
+        "strategy,router,worst_class,worst_class_ci,attainment,attainment_ci,goodput_rps,goodput_rps_ci,ttft_p99_ms,ttft_p99_ms_ci,tpot_p99_ms,tpot_p99_ms_ci,wait_p95_ms,wait_p95_ms_ci,usd_per_million,usd_per_million_ci,prefix_hits,prefix_hits_ci\n",
+    );
+    for Compared { strategy, router, figures } in compared {
+        let _ = write!(out, "{strategy},{router}");
+        for mean in [
+            Some(figures.worst_class),
+            figures.attainment,
+            figures.goodput_rps,
+            figures.ttft_p99_ms,
+            figures.tpot_p99_ms,
+            figures.wait_p95_ms,
+            figures.usd_per_million,
+            figures.prefix_hits,
+        ] {
+            let _ = match mean {
+                Some(Mean { mean, half }) => write!(out, ",{mean},{half}"),
+                None => write!(out, ",,"),
+            };
+        }
+        out.push('\n');
+    }
+    out
+}
+
+pub(super) fn classes_csv(outcome: &Outcome) -> String {
+    let mut out = String::from(
+        "class,submitted,finished,failed,cancelled,rejected,expired,attainment,goodput_rps,ttft_p50_ms,ttft_p90_ms,ttft_p99_ms,tpot_p50_ms,tpot_p90_ms,tpot_p99_ms,e2e_p50_ms,e2e_p90_ms,e2e_p99_ms\n",
+    );
+    let report = &outcome.report;
+    let all = ClassReport {
+        requests: report.requests,
+        slo: report.slo,
+        ttft_ms: report.ttft_ms,
+        tpot_ms: report.tpot_ms,
+        e2e_ms: report.e2e_ms,
+    };
+    let classes = report.classes.iter().map(|(name, class)| (name.as_str(), class));
+    for (name, class) in classes.chain([("total", &all)]) {
+        // A name with a comma or a quote would be read as several cells.
+        let _ = write!(out, "\"{}\"", name.replace('"', "\"\""));
+        let r = &class.requests;
+        for count in [r.submitted, r.finished, r.failed, r.cancelled, r.rejected, r.expired] {
+            let _ = write!(out, ",{count}");
+        }
+        let spread = |d: &sagellm_monitoring::Distribution| [d.p50, d.p90, d.p99];
+        let figures = [class.slo.attainment, class.slo.goodput_rps]
+            .into_iter()
+            .chain(spread(&class.ttft_ms))
+            .chain(spread(&class.tpot_ms))
+            .chain(spread(&class.e2e_ms));
+        for figure in figures {
+            let _ = write!(out, ",{}", figure.map_or_else(String::new, |value| value.to_string()));
+        }
+        out.push('\n');
+    }
+    out
+}
+
+pub(super) fn goodput(found: &Goodput, cell: &Cell, target: &Target) -> String {
+    format!(
+        "goodput of {} with {}: {} requests/s at {:.0} % of every class on time ({} seeds, 95 % confidence)\nttft p99 there: {} ms; worst class {} %\n",
+        cell.strategy.name(),
+        cell.router.name(),
+        figure(Some(found.per_s), 1.0, 2),
+        target.attainment * 100.0,
+        found.seeds.len(),
+        figure(found.ttft_p99_ms, 1.0, 0),
+        figure(Some(found.attainment), 100.0, 1),
+    )
+}
+
+pub(super) fn fleets(rows: &[FoundFleet], target: &Target) -> String {
+    let heads = ["alternative", "", "instances", "$/h", "best on time %"];
+    let mut table = vec![heads.map(str::to_owned).to_vec()];
+    for row in rows {
+        table.push(vec![
+            row.part.clone(),
+            if row.instances.is_some() { String::new() } else { "too few".to_owned() },
+            row.instances.map_or_else(|| "–".to_owned(), |count| count.to_string()),
+            row.rent_per_hour.map_or_else(|| "–".to_owned(), |rent| format!("{rent:.2}")),
+            format!("{:.1}", row.best * 100.0),
+        ]);
+    }
+    let share = target.attainment * 100.0;
+    format!(
+        "{}the smallest of each that keeps {share:.0} % of every class on time, the cheapest first\n",
+        aligned(&table)
+    )
+}

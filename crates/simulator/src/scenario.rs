@@ -1,0 +1,366 @@
+//! A scenario as people write it: a model, a fleet, its settings, traffic, and what goes wrong.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sagellm_engine_model::{EngineConfig, Pace};
+use sagellm_manager::Config;
+use sagellm_perf::{
+    Calibration, DoesNotFit, Dtype, Gpu, Layout, Memory, ModelSpec, OperatorCost, SpecError,
+    UnknownName,
+};
+use sagellm_types::{ExecutionInstance, Tokens};
+use sagellm_workload::{
+    ConfigError, Origin, SloClass, Source, TraceError, WorkloadConfig, read_trace_file,
+};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::study::Study;
+use crate::{FaultRule, Machine};
+
+/// A scenario.
+///
+/// ```
+/// use sagellm_simulator::Scenario;
+///
+/// let scenario: Scenario = toml::from_str(r#"
+///     model = "llama-3.1-8b"
+///     fleet = "2xA100"
+///     [workload]
+///     duration_s = 60.0
+///     arrivals = { rate = { shape = "constant", per_s = 8.0 } }
+///     [[faults]]
+///     kind = "crash"
+///     instance = 1
+///     at_s = 20.0
+/// "#)?;
+/// let study = scenario.prepare(".".as_ref())?;
+/// let outcome = study.run(&study.cell(1), |_| {})?;
+/// assert_eq!(outcome.unfinished, 0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scenario {
+    /// The model: a name of the catalogue, or a `config.json` beside this file.
+    pub model: String,
+    /// The engines: `NxGPU:tpT`, several separated by commas; N instances of T GPUs each.
+    pub fleet: String,
+    /// Settings of the engines.
+    #[serde(default)]
+    pub engine: EngineSettings,
+    /// Settings of the control plane, as in a settings file.
+    #[serde(default)]
+    pub control_plane: Config,
+    /// Traffic that is drawn.
+    #[serde(default)]
+    pub workload: Option<WorkloadConfig>,
+    /// Traffic of a trace.
+    #[serde(default)]
+    pub trace: Option<TraceSettings>,
+    /// Requests that come in the first so many seconds are served and not counted.
+    #[serde(default)]
+    pub warm_up_s: f64,
+    /// An engine answers for the first time, in seconds after its start.
+    #[serde(default)]
+    pub start_up_s: f64,
+    /// What goes wrong.
+    #[serde(default)]
+    pub faults: Vec<FaultRule>,
+}
+
+/// Settings of all engines of a scenario, named as vLLM names them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EngineSettings {
+    /// Tokens in a KV block.
+    pub block_size: u32,
+    /// Whether engines find the beginnings of prompts again.
+    pub enable_prefix_caching: bool,
+    /// Most requests in a step.
+    pub max_num_seqs: u32,
+    /// Most tokens computed in a step.
+    pub max_num_batched_tokens: u32,
+    /// Longest context, in tokens; the model's when absent.
+    pub max_model_len: Option<u32>,
+    /// Whether every step is taken by itself instead of leaping over equal ones.
+    pub step: bool,
+}
+
+impl Default for EngineSettings {
+    fn default() -> Self {
+        Self {
+            block_size: 16,
+            enable_prefix_caching: true,
+            max_num_seqs: 256,
+            max_num_batched_tokens: 8_192,
+            max_model_len: None,
+            step: false,
+        }
+    }
+}
+
+/// A trace and what is made of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TraceSettings {
+    /// The file: Azure CSV, or Mooncake JSONL by its ending; from where the scenario stands.
+    pub file: PathBuf,
+    /// Only its first so many seconds.
+    #[serde(default)]
+    pub duration_s: Option<f64>,
+    /// How many times its rate.
+    #[serde(default = "one")]
+    pub rate_scale: f64,
+    /// Arrivals are spread over ticks of so many seconds.
+    #[serde(default)]
+    pub jitter_s: Option<f64>,
+    /// Longer prompts are cut to so many tokens.
+    #[serde(default)]
+    pub max_prompt: Option<u64>,
+    /// The classes that its requests get by share.
+    #[serde(default)]
+    pub classes: Vec<SloClass>,
+}
+
+const fn one() -> f64 {
+    1.0
+}
+
+/// A scenario that cannot be.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ScenarioError {
+    /// The fleet is not as it is written.
+    #[error("fleet `{part}`: expected NxGPU:tpT, such as 8xH200:tp2")]
+    Fleet {
+        /// The part that is wrong.
+        part: String,
+    },
+    /// A model or a GPU is not known.
+    #[error(transparent)]
+    Unknown(#[from] UnknownName),
+    /// The GPUs of an instance cannot share the model.
+    #[error("fleet `{part}`: {tensor} GPUs do not divide the {heads} heads of {model}")]
+    Heads {
+        /// The part that is wrong.
+        part: String,
+        /// GPUs of an instance.
+        tensor: u32,
+        /// Heads of the model.
+        heads: u32,
+        /// The model.
+        model: String,
+    },
+    /// The model does not fit.
+    #[error("fleet `{part}`: {source}")]
+    DoesNotFit {
+        /// The part that is wrong.
+        part: String,
+        /// What is lacking.
+        source: DoesNotFit,
+    },
+    /// The model's file cannot be read.
+    #[error("cannot read the model {path}: {source}")]
+    ModelFile {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The model's file is no model.
+    #[error(transparent)]
+    Model(#[from] SpecError),
+    /// The trace cannot be used.
+    #[error(transparent)]
+    Trace(#[from] TraceError),
+    /// The workload cannot be.
+    #[error("workload: {0}")]
+    Workload(#[from] ConfigError),
+    /// The control plane's settings cannot be.
+    #[error("control_plane: {0}")]
+    Control(#[from] sagellm_manager::ConfigError),
+    /// A figure cannot be.
+    #[error("{field} = {found}: expected {expected}")]
+    Figure {
+        /// The field.
+        field: &'static str,
+        /// What it may be.
+        expected: &'static str,
+        /// What it is.
+        found: f64,
+    },
+    /// There is not exactly one kind of traffic.
+    #[error("expected either [workload] or [trace]")]
+    Traffic,
+}
+
+impl Scenario {
+    /// Returns the scenario ready to be run; files are sought in `folder`.
+    ///
+    /// # Errors
+    /// [`ScenarioError`] names what cannot be.
+    pub fn prepare(&self, folder: &Path) -> Result<Study, ScenarioError> {
+        let origin = match (&self.workload, &self.trace) {
+            (Some(drawn), None) => {
+                drawn.validate()?;
+                Source::new(Origin::Drawn(drawn.clone()))
+            }
+            (None, Some(trace)) => trace.source(folder)?,
+            _ => return Err(ScenarioError::Traffic),
+        };
+        self.with_source(origin, folder)
+    }
+
+    /// Returns the scenario ready to be run on traffic from elsewhere.
+    ///
+    /// # Errors
+    /// [`ScenarioError`] names what cannot be.
+    pub fn with_source(&self, source: Source, folder: &Path) -> Result<Study, ScenarioError> {
+        self.control_plane.validate()?;
+        let model = model(&self.model, folder)?;
+        let machines = self.machines(&self.fleet, &model)?;
+        Ok(Study {
+            machines,
+            source,
+            config: self.control_plane.clone(),
+            faults: self.faults.clone(),
+            warm_up: seconds("warm_up_s", self.warm_up_s)?,
+            check: false,
+        })
+    }
+
+    /// Returns the engines of a fleet such as `8xH200:tp2,4xL4`.
+    ///
+    /// # Errors
+    /// [`ScenarioError`] names the part that cannot be.
+    pub fn machines(&self, fleet: &str, model: &ModelSpec) -> Result<Vec<Machine>, ScenarioError> {
+        let mut machines = Vec::new();
+        let start_up = seconds("start_up_s", self.start_up_s)?;
+        for part in fleet.split(',').map(str::trim) {
+            let (count, gpu, tensor) = group(part)?;
+            let part = part.to_owned();
+            let heads = model.heads;
+            if !heads.is_multiple_of(tensor) {
+                let model = model.name.clone();
+                return Err(ScenarioError::Heads { part, tensor, heads, model });
+            }
+            let layout = Layout::tensor(tensor);
+            let engine = self
+                .engine
+                .of(model, gpu, layout)
+                .map_err(|source| ScenarioError::DoesNotFit { part, source })?;
+            let cost = OperatorCost::new(model, gpu, layout, Calibration::of(gpu));
+            for _ in 0..count {
+                let name = format!("{}-{}", gpu.name.to_ascii_lowercase(), machines.len());
+                let spec = ExecutionInstance {
+                    gpu_type: Some(gpu.name.clone()),
+                    gpu_count: tensor,
+                    tensor_parallel_size: tensor,
+                    gpu_memory_gb: gpu.memory() * 1e-9,
+                    price_per_gpu_hour: gpu.price_per_hour.0,
+                    max_concurrent_requests: engine.max_num_seqs,
+                    kv_cache_tokens: Some(engine.kv_tokens()),
+                    ..ExecutionInstance::new(name, "simulated", 1, &model.name)
+                };
+                machines.push(Machine { spec, engine, cost: cost.into(), start_up });
+            }
+        }
+        Ok(machines)
+    }
+}
+
+impl EngineSettings {
+    fn of(&self, model: &ModelSpec, gpu: &Gpu, layout: Layout) -> Result<EngineConfig, DoesNotFit> {
+        let memory = Memory::of(model, gpu, layout, Dtype::Bf16, self.max_num_batched_tokens);
+        let kv_tokens = memory.kv_tokens(model, gpu, layout)?;
+        let block_size = self.block_size.max(1);
+        Ok(EngineConfig {
+            block_size,
+            num_blocks: u32::try_from(kv_tokens / u64::from(block_size)).unwrap_or(u32::MAX),
+            max_num_seqs: self.max_num_seqs,
+            max_num_batched_tokens: self.max_num_batched_tokens,
+            max_model_len: self.max_model_len.unwrap_or(model.max_context),
+            enable_prefix_caching: self.enable_prefix_caching,
+            pace: if self.step { Pace::Step } else { Pace::Leap },
+            ..EngineConfig::default()
+        })
+    }
+}
+
+impl TraceSettings {
+    fn source(&self, folder: &Path) -> Result<Source, ScenarioError> {
+        let rate = self.rate_scale;
+        if !(rate.is_finite() && rate > 0.0) {
+            let expected = "a positive number";
+            return Err(ScenarioError::Figure { field: "trace.rate_scale", expected, found: rate });
+        }
+        let part = |field, value: Option<f64>| value.map(|value| seconds(field, value)).transpose();
+        let classes = match self.classes.is_empty() {
+            true => vec![SloClass::default()],
+            false => self.classes.clone(),
+        };
+        Ok(Source {
+            duration: part("trace.duration_s", self.duration_s)?,
+            rate_scale: rate,
+            max_prompt: self.max_prompt.map_or(Tokens(u64::MAX), Tokens),
+            ..Source::new(Origin::Trace {
+                arrivals: read_trace_file(&folder.join(&self.file))?,
+                classes,
+                jitter: part("trace.jitter_s", self.jitter_s)?,
+            })
+        })
+    }
+}
+
+fn seconds(field: &'static str, value: f64) -> Result<Duration, ScenarioError> {
+    let wrong = ScenarioError::Figure { field, expected: "seconds, not below 0", found: value };
+    Duration::try_from_secs_f64(value).map_err(|_| wrong)
+}
+
+/// Returns the model called `name`, or that of a file in `folder`.
+///
+/// # Errors
+/// If it is not known, cannot be read or cannot be.
+pub fn model(name: &str, folder: &Path) -> Result<ModelSpec, ScenarioError> {
+    if name.ends_with(".json") {
+        let path = folder.join(name);
+        let text = std::fs::read_to_string(&path)
+            .map_err(|source| ScenarioError::ModelFile { path, source })?;
+        return Ok(ModelSpec::from_config_json(name, &text)?);
+    }
+    Ok(ModelSpec::named(name)?)
+}
+
+/// Reads `NxGPU:tpT`; without `:tpT` an instance has one GPU.
+fn group(text: &str) -> Result<(u32, &'static Gpu, u32), ScenarioError> {
+    let parts = || {
+        let (count, rest) = text.split_once(['x', 'X'])?;
+        let (gpu, tensor) = match rest.split_once(':') {
+            Some((gpu, layout)) => (gpu, layout.strip_prefix("tp")?),
+            None => (rest, "1"),
+        };
+        let number = |text: &str| text.parse().ok().filter(|n| (1..=100_000).contains(n));
+        Some((number(count)?, gpu, number(tensor)?))
+    };
+    let (count, gpu, tensor) =
+        parts().ok_or_else(|| ScenarioError::Fleet { part: text.to_owned() })?;
+    Ok((count, Gpu::named(gpu)?, tensor))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fleets_are_read_or_refused_with_what_is_expected() {
+        let (count, gpu, tensor) = group("8xH200:tp2").expect("as documented");
+        assert_eq!((count, gpu.name.as_str(), tensor), (8, "H200", 2));
+        assert_eq!(group("4xa10g").expect("one GPU").2, 1);
+        for wrong in ["8", "0xH100", "8xH100:pp2", "xH100", "8xV100"] {
+            let error = group(wrong).expect_err(wrong).to_string();
+            assert!(error.contains("expected") || error.contains("unknown GPU"), "{error}");
+        }
+    }
+}

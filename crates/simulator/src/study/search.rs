@@ -1,0 +1,196 @@
+//! The largest rate, or the smallest fleet, at which requests are answered on time.
+
+use sagellm_types::Seed;
+use serde::{Deserialize, Serialize};
+
+use super::{Cell, Study, StudyError, in_parallel};
+use crate::Outcome;
+use crate::study::Mean;
+
+/// What counts as good enough.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Target {
+    /// The share of requests of **every class** that must meet all that they ask for; refused and
+    /// unfinished ones do not.
+    pub attainment: f64,
+    /// How exact the rate is, as a share of it.
+    pub within: f64,
+}
+
+impl Default for Target {
+    fn default() -> Self {
+        Self { attainment: 0.9, within: 0.02 }
+    }
+}
+
+/// Goodput as DistServe defines it: the largest mean rate at which the target is met.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Goodput {
+    /// Requests per second, over the seeds.
+    pub per_s: Mean,
+    /// The same of each seed.
+    pub seeds: Vec<f64>,
+    /// 99th percentile of the time to first token at that rate, in milliseconds, over the seeds.
+    pub ttft_p99_ms: Option<Mean>,
+    /// What the worst class attains at that rate, over the seeds; where no rate is good enough, the
+    /// most that was reached.
+    pub attainment: Mean,
+    /// Whether there is a rate that is good enough.
+    pub reachable: bool,
+}
+
+/// One seed's answer.
+struct Found {
+    per_s: f64,
+    ttft_p99_ms: Option<f64>,
+    attainment: f64,
+    reachable: bool,
+}
+
+/// The rate is sought between these multiples of the scenario's own.
+const LEAST: f64 = 1.0 / 256.0;
+const MOST: f64 = 64.0;
+
+impl Outcome {
+    /// Returns the least share of requests on time over all classes that ask for something.
+    pub fn worst_attainment(&self) -> f64 {
+        let classes = self.report.classes.values();
+        let asked = classes.filter_map(|class| class.slo.attainment);
+        let answered = |requests: &sagellm_monitoring::Requests| {
+            requests.finished as f64 / (requests.submitted as f64).max(1.0)
+        };
+        // A class that asks for nothing asks to be answered.
+        let silent = self.report.classes.values().filter(|class| class.slo.attainment.is_none());
+        asked.chain(silent.map(|class| answered(&class.requests))).fold(1.0, f64::min)
+    }
+}
+
+impl Study {
+    /// Returns the goodput of a cell's policies over `seeds`; `done` is told how many seeds are.
+    ///
+    /// # Errors
+    /// As [`Study::run`].
+    pub fn goodput(
+        &self,
+        cell: &Cell,
+        target: &Target,
+        seeds: &[u64],
+        threads: usize,
+        done: impl Fn(usize),
+    ) -> Result<Goodput, StudyError> {
+        let found = in_parallel(seeds, threads, done, |&seed| {
+            self.goodput_of_seed(&Cell { seed: Seed(seed), ..cell.clone() }, target)
+        });
+        Goodput::over(found)
+    }
+
+    fn goodput_of_seed(&self, cell: &Cell, target: &Target) -> Result<Found, StudyError> {
+        let mut best: Option<(f64, Outcome)> = None;
+        let mut most_reached = 0.0_f64;
+        let mut try_rate = |rate: f64, best: &mut Option<(f64, Outcome)>| {
+            let outcome = self.run(&Cell { rate, ..cell.clone() }, |_| {})?;
+            let attained = outcome.worst_attainment();
+            most_reached = most_reached.max(attained);
+            let good = attained >= target.attainment;
+            if good {
+                *best = Some((rate, outcome));
+            }
+            Ok::<bool, StudyError>(good)
+        };
+        // Doubling and halving first: the scenario's own rate may be far off.
+        let (mut low, mut high) = (0.0, 1.0);
+        if try_rate(1.0, &mut best)? {
+            while best.as_ref().is_some_and(|(rate, _)| *rate == high) && high < MOST {
+                (low, high) = (high, high * 2.0);
+                try_rate(high, &mut best)?;
+            }
+        } else {
+            while best.is_none() && high > LEAST {
+                let lower = high / 2.0;
+                if try_rate(lower, &mut best)? {
+                    low = lower;
+                } else {
+                    high = lower;
+                }
+            }
+        }
+        while best.is_some() && high - low > target.within * low {
+            let middle = (low + high) / 2.0;
+            if try_rate(middle, &mut best)? { low = middle } else { high = middle }
+        }
+        let Some((rate, outcome)) = best else {
+            return Ok(Found {
+                per_s: 0.0,
+                ttft_p99_ms: None,
+                attainment: most_reached,
+                reachable: false,
+            });
+        };
+        let shape = self.workload(&Cell { rate, ..cell.clone() })?.shape();
+        Ok(Found {
+            per_s: shape.map_or(0.0, |shape| shape.rate),
+            ttft_p99_ms: outcome.report.ttft_ms.p99,
+            attainment: outcome.worst_attainment(),
+            reachable: true,
+        })
+    }
+
+    /// Returns the smallest of `fleets` (in ascending order of size or price) on which the worst
+    /// class attains the target in the mean over `seeds`, as its place; and what each that was tried
+    /// attained.
+    ///
+    /// # Errors
+    /// As [`Study::run`].
+    pub fn smallest(
+        &self,
+        fleets: &[Vec<crate::Machine>],
+        cell: &Cell,
+        target: &Target,
+        seeds: &[u64],
+        threads: usize,
+        tried: impl Fn(usize, f64),
+    ) -> Result<(Option<usize>, Vec<(usize, f64)>), StudyError> {
+        let mut log = Vec::new();
+        let mut attained = |place: usize| -> Result<bool, StudyError> {
+            let study = Study { machines: fleets[place].clone(), ..self.clone() };
+            let shares = in_parallel(
+                seeds,
+                threads,
+                |_| {},
+                |&seed| {
+                    let outcome = study.run(&Cell { seed: Seed(seed), ..cell.clone() }, |_| {})?;
+                    Ok::<f64, StudyError>(outcome.worst_attainment())
+                },
+            );
+            let shares: Vec<f64> = shares.into_iter().collect::<Result<_, _>>()?;
+            let mean = Mean::of(&shares).map_or(0.0, |mean| mean.mean);
+            log.push((place, mean));
+            tried(place, mean);
+            Ok(mean >= target.attainment)
+        };
+        // More is not worse: the first that is good enough is found by halving.
+        let (mut low, mut high) = (0, fleets.len());
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if attained(middle)? { high = middle } else { low = middle + 1 }
+        }
+        Ok(((low < fleets.len()).then_some(low), log))
+    }
+}
+
+impl Goodput {
+    fn over(found: Vec<Result<Found, StudyError>>) -> Result<Self, StudyError> {
+        let found: Vec<Found> = found.into_iter().collect::<Result<_, _>>()?;
+        let each = |of: fn(&Found) -> f64| found.iter().map(of).collect::<Vec<f64>>();
+        let seeds = each(|found| found.per_s);
+        let ttft: Vec<f64> = found.iter().filter_map(|found| found.ttft_p99_ms).collect();
+        Ok(Self {
+            per_s: Mean::of(&seeds).unwrap_or_default(),
+            ttft_p99_ms: Mean::of(&ttft),
+            attainment: Mean::of(&each(|found| found.attainment)).unwrap_or_default(),
+            reachable: found.iter().all(|found| found.reachable),
+            seeds,
+        })
+    }
+}
