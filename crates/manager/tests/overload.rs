@@ -35,7 +35,11 @@ fn capacity() -> f64 {
 
 fn engines(world: &mut World) {
     world.add(Machine::new("a", 8, 65_536));
-    world.add(Machine::new("b", 8, 65_536));
+    // Cheaper by a little: there is something to save.
+    let mut b = Machine::new("b", 8, 65_536);
+    b.spec.price_per_gpu_hour *= 0.9;
+    b.spec.gpu_type = Some("A100-40GB".to_owned());
+    world.add(b);
 }
 
 /// Returns whether a request was answered within what it asked for.
@@ -116,7 +120,11 @@ fn square_wave(config: AdaptiveConfig) -> Vec<Timestamp> {
         let mut at = ms(period * 2_000);
         while at < ms(period * 2_000 + 1_000) {
             at += gap(&mut rng, 250.0);
-            world.arrive(at, due(400));
+            let mut ask = due(400);
+            if rng.unit() < 0.5 {
+                ask.new.priority = RequestPriority::High;
+            }
+            world.arrive(at, ask);
         }
     }
     world.run_until(Timestamp::from_secs(60));

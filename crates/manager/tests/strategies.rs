@@ -179,9 +179,9 @@ fn fifo_serves_in_the_order_of_arrival_even_after_a_failure() {
     check(
         &named("fifo"),
         &[Answer::Urgency],
-        "a:H100 b:L4 c:L4 d:H100 e:H100 f:H100 e:L4 h:H100 i:H100 j:H100 k:H100 f:L4
-         l:H100 m:H100 n:H100 o:H100 p:H100 q:H100 r:H100 s:H100 t:H100 u:H100 v:H100
-         w:L4 x:H100",
+        "a:H100 b:L4 c:L4 d:H100 e:H100 f:H100 e:L4 h:H100 i:H100 j:H100 f:L4 k:H100
+         l:H100 m:H100 n:H100 o:H100 p:H100 q:H100 r:H100 s:H100 t:H100 u:L4 v:H100
+         w:H100 x:H100",
     );
 }
 
@@ -190,9 +190,9 @@ fn priority_serves_urgent_levels_first() {
     check(
         &named("priority"),
         &[Answer::Urgency],
-        "a:H100 b:L4 c:L4 d:H100 f:H100 g:H100 f:L4 k:H100 i:H100 j:H100 h:H100 e:L4
-         l:H100 m:H100 r:H100 w:L4 p:H100 u:H100 n:H100 s:H100 v:H100 o:H100 t:H100
-         q:H100 x:H100",
+        "a:H100 b:L4 c:L4 d:H100 f:H100 g:H100 f:L4 k:H100 i:H100 j:H100 h:L4 e:H100
+         l:H100 m:H100 n:L4 p:H100 r:H100 w:H100 u:H100 s:H100 v:H100 o:H100 t:H100 q:L4
+         x:H100",
     );
 }
 
@@ -202,7 +202,7 @@ fn slo_aware_serves_the_least_slack_first_where_it_can_be_met() {
         &named("slo_aware"),
         &[Answer::Urgency, Answer::Narrow],
         "a:H100 b:H100 c:L4 d:L4 h:H100 e:H100 k:L4 i:H100 f:H100 j:H100 e:L4 l:H100
-         m:H100 n:H100 v:L4 s:H100 t:H100 p:H100 x:H100 w:H100 o:H100 u:H100 q:H100
+         m:H100 n:H100 s:L4 v:H100 t:H100 x:H100 p:H100 w:H100 o:H100 u:H100 q:H100
          r:H100 h:L4",
     );
 }
@@ -212,9 +212,9 @@ fn cost_optimized_prefers_cheap_instances_that_keep_the_promise() {
     check(
         &named("cost_optimized"),
         &[Answer::Urgency, Answer::Narrow],
-        "a:H100 b:H100 c:L4 d:L4 g:H100 h:H100 g:L4 l:H100 j:H100 k:H100 h:L4 i:H100
-         e:H100 f:H100 p:H100 v:H100 s:H100 t:H100 x:H100 w:H100 o:H100 u:H100 m:H100
-         n:L4 q:L4 r:H100",
+        "a:H100 b:H100 c:L4 d:L4 h:H100 e:H100 k:L4 i:H100 f:H100 j:H100 e:L4 l:H100
+         m:H100 n:H100 s:L4 v:H100 t:H100 x:H100 p:H100 w:H100 o:H100 u:H100 q:H100
+         r:H100 h:L4",
     );
 }
 
@@ -225,7 +225,7 @@ fn adaptive_does_what_the_pressure_asks_for() {
         &StrategyConfig::Adaptive(quick),
         &[Answer::Urgency, Answer::Narrow],
         "a:H100 b:H100 c:L4 d:L4 h:H100 e:H100 [priority] f:L4 k:H100 i:H100 j:H100 h:L4
-         l:H100 m:H100 n:H100 r:L4 w:H100 p:H100 u:H100 s:H100 [slo_aware] v:H100 t:H100
-         x:H100 o:H100 e:L4 q:H100",
+         l:H100 [slo_aware] m:H100 n:H100 s:L4 v:H100 t:H100 x:H100 p:H100 w:H100 o:H100
+         u:H100 e:L4 q:H100 r:H100",
     );
 }

@@ -2,9 +2,9 @@
 //!
 //! | pressure | strategy | why |
 //! |---|---|---|
-//! | room everywhere, nothing waits, nothing late | `cost_optimized` | all is on time: save money |
+//! | room everywhere, nothing waits, nothing late, instances differ | `cost_optimized` | all is on time: save money |
 //! | requests wait, most will be on time | `slo_aware` | order decides who is on time |
-//! | more is late than on time | `priority` | not everybody can be served: serve who matters |
+//! | more is late than on time, and priorities differ | `priority` | not everybody can be served: serve who matters |
 //!
 //! The signals are smoothed over about three seconds, each boundary has two thresholds, and a choice
 //! stands for at least `dwell`, so one urgent request or a short burst does not throw it over.
@@ -78,6 +78,8 @@ pub struct Adaptive {
     revision: u64,
     smooth: Signals,
     last_seen: Option<Timestamp>,
+    /// Whether there is something to save.
+    mixed_fleet: bool,
     switch: Option<Switch>,
 }
 
@@ -88,6 +90,8 @@ struct Signals {
     late: f64,
     missed: f64,
     queued: f64,
+    /// How much of the time requests of different priorities waited.
+    mixed: f64,
 }
 
 impl Adaptive {
@@ -103,6 +107,7 @@ impl Adaptive {
             revision: 0,
             smooth: Signals::default(),
             last_seen: None,
+            mixed_fleet: false,
             switch: None,
         }
     }
@@ -124,6 +129,7 @@ impl Adaptive {
     }
 
     fn consider(&mut self, pressure: &Pressure, now: Timestamp) {
+        self.mixed_fleet = pressure.mixed_fleet;
         self.smooth(pressure, now);
         if now.since(self.since) < Duration::from_millis(self.config.dwell_ms) {
             return;
@@ -136,7 +142,7 @@ impl Adaptive {
         self.mode = wanted;
         self.since = now;
         self.revision += 1;
-        let Signals { fill, late, missed, queued } = self.smooth;
+        let Signals { fill, late, missed, queued, .. } = self.smooth;
         self.switch = Some(Switch {
             from,
             to: self.active().name(),
@@ -155,6 +161,7 @@ impl Adaptive {
             missed,
             late: if pressure.waiting > 0 { pressure.late_share.0.max(missed) } else { 0.0 },
             queued: f64::from(pressure.waiting),
+            mixed: f64::from(u8::from(pressure.mixed_priorities)),
         };
         let Some(last) = self.last_seen.replace(now) else {
             self.smooth = seen;
@@ -167,18 +174,19 @@ impl Adaptive {
         mix(&mut self.smooth.late, seen.late);
         mix(&mut self.smooth.missed, seen.missed);
         mix(&mut self.smooth.queued, seen.queued);
+        mix(&mut self.smooth.mixed, seen.mixed);
     }
 
     /// Returns the mode that the signals ask for; the present one has the benefit of the doubt.
     fn wanted(&self) -> Mode {
         let AdaptiveConfig { calm_fill, calm_missed, overload_late, hysteresis, .. } = self.config;
-        let Signals { fill, late, missed, queued } = self.smooth;
+        let Signals { fill, late, missed, queued, mixed } = self.smooth;
         let overload = overload_late - if self.mode == Mode::Overloaded { hysteresis } else { 0.0 };
         let calm = calm_fill + if self.mode == Mode::Calm { hysteresis } else { 0.0 };
         // Less than half a waiting request on average is nobody waiting.
-        if late > overload && queued >= 0.5 {
+        if late > overload && queued >= 0.5 && mixed >= 0.5 {
             Mode::Overloaded
-        } else if fill < calm && queued < 0.5 && missed <= calm_missed {
+        } else if self.mixed_fleet && fill < calm && queued < 0.5 && missed <= calm_missed {
             Mode::Calm
         } else {
             Mode::Loaded
@@ -241,6 +249,8 @@ mod tests {
             slots: 100,
             window_fill: Ratio(fill),
             late_share: Ratio(late),
+            mixed_fleet: true,
+            mixed_priorities: true,
             ..Pressure::default()
         }
     }
@@ -269,6 +279,16 @@ mod tests {
         });
         let targets: Vec<_> = switches.iter().map(|s| s.1).collect();
         assert_eq!(targets, ["cost_optimized", "slo_aware", "priority"]);
+    }
+
+    #[test]
+    fn among_equals_nothing_is_saved_and_nobody_matters_more() {
+        let switches = run(60, |t| {
+            let equals =
+                |pressure| Pressure { mixed_fleet: false, mixed_priorities: false, ..pressure };
+            equals(if t < 30.0 { pressure(0.2, 0, 0.0) } else { pressure(1.0, 500, 0.9) })
+        });
+        assert_eq!(switches, [], "slo_aware all the time");
     }
 
     #[test]

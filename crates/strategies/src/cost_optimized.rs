@@ -1,19 +1,16 @@
 //! The cheapest instance that is good enough.
 //!
-//! Order: by the latest start that keeps the promise; a request without one gives way for a while,
-//! so that those with a promise can keep it on cheap instances. Place: among the instances that
-//! are predicted to meet the objectives (with twice the known error to spare, since what is saved
-//! is small beside a broken promise) and the request's budget, those whose cost is within `slack`
-//! of the cheapest; the router picks among them.
-
-use std::time::Duration;
+//! Order: that of `slo_aware`; a request without a promise gives way longer, so that those with one
+//! can keep it on cheap instances. Place: among the instances on which no promise is predicted to use
+//! more than half of its limit (what is saved is small beside a broken promise) and that meet the
+//! request's budget, those whose cost is within `slack` of the cheapest; the router picks among them.
+//! Where no instance is that safe, the promise decides, as under `slo_aware`.
 
 use sagellm_types::{CandidateSet, Choice, Request, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::strain::Strain;
-use crate::strategy::latest_start;
-use crate::{Narrowing, Rank, SchedulingStrategy, Urgency};
+use crate::{Narrowing, SchedulingStrategy, SloAware, SloAwareConfig, Urgency};
 
 /// Settings of [`CostOptimized`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -32,27 +29,28 @@ impl Default for CostOptimizedConfig {
     }
 }
 
+/// Instances on which no promise uses more than this share of its limit are safe.
+const SAFE: f64 = 0.5;
+
 /// Runs each request where it is cheapest among the instances that keep its promises.
 #[derive(Clone, Debug)]
 pub struct CostOptimized {
-    default_horizon: Duration,
+    promises: SloAware,
     slack: f64,
 }
 
 impl CostOptimized {
     /// Returns the strategy with these settings.
     pub fn new(config: &CostOptimizedConfig) -> Self {
-        Self {
-            default_horizon: Duration::from_millis(config.default_horizon_ms),
-            slack: config.slack,
-        }
+        let CostOptimizedConfig { default_horizon_ms, slack } = *config;
+        let promises = SloAwareConfig { default_horizon_ms, ..SloAwareConfig::default() };
+        Self { promises: SloAware::new(&promises), slack }
     }
 }
 
 impl SchedulingStrategy for CostOptimized {
-    fn urgency(&self, request: &Request, _: Timestamp) -> Urgency {
-        let start = latest_start(request).unwrap_or(request.arrival + self.default_horizon);
-        Urgency::fixed(Rank::at(start))
+    fn urgency(&self, request: &Request, now: Timestamp) -> Urgency {
+        self.promises.urgency(request, now)
     }
 
     fn narrow(
@@ -61,14 +59,12 @@ impl SchedulingStrategy for CostOptimized {
         candidates: &mut CandidateSet<'_>,
         now: Timestamp,
     ) -> Narrowing {
-        let keeps = |c: &Choice<'_>| Strain::of(request, c, 2.0, now).most() <= 1.0;
-        if candidates.iter().any(|c| keeps(&c)) {
-            candidates.retain(keeps);
+        let safe = |c: &Choice<'_>| Strain::of(request, c, 1.0, now).most() <= SAFE;
+        if candidates.iter().any(|c| safe(&c)) {
+            candidates.retain(safe);
         } else if request.objectives.any() {
-            // Nobody is safe: what is fastest is what is left, and saving comes later.
-            let best = candidates.iter().map(|c| c.estimate().ttft).min().unwrap_or_default();
-            candidates.retain(|c| c.estimate().ttft <= best.mul_f64(1.0 + self.slack));
-            return Narrowing::Offer;
+            // Nobody is safe: promises come first, and saving later.
+            return self.promises.narrow(request, candidates, now);
         }
         if let Some(budget) = request.cost_budget
             && candidates.iter().any(|c| c.estimate().cost <= budget)

@@ -98,6 +98,10 @@ pub struct Pressure {
     pub window_fill: Ratio,
     /// Share of waiting requests with an objective that are predicted to miss it.
     pub late_share: Ratio,
+    /// Whether the ready instances differ in GPUs or price, so that there is something to save.
+    pub mixed_fleet: bool,
+    /// Whether requests of different priorities wait.
+    pub mixed_priorities: bool,
     /// Share of requests with an objective that met it recently; `None` without such requests.
     pub attainment: Option<Ratio>,
     /// Predicted wait of a request that stands behind all that wait in its pool.

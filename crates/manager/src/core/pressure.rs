@@ -59,7 +59,11 @@ impl PressureGauge {
         now: Timestamp,
     ) {
         let (mut slots, mut running, mut fill, mut ready) = (0, 0, 0.0, 0_u32);
+        let (mut first, mut mixed_fleet) = (None, false);
         for instance in fleet.iter().filter(|instance| instance.state == EngineState::Ready) {
+            let spec = &instance.spec;
+            let kind = (&spec.gpu_type, spec.gpu_count, spec.price_per_gpu_hour);
+            mixed_fleet |= *first.get_or_insert(kind) != kind;
             let load = instance.load();
             slots += load.window;
             running += instance.sequences;
@@ -67,6 +71,7 @@ impl PressureGauge {
             ready += 1;
         }
         let (mut late, mut asked) = (0, 0);
+        let (mut first, mut mixed) = (None, false);
         self.per_request.resize(pools.len(), Duration::ZERO);
         for place in 0..pools.len() {
             let pool = PoolId(place as u32);
@@ -82,6 +87,10 @@ impl PressureGauge {
             }
             self.sample.clear();
             queue.sample(pool, SAMPLE, &mut self.sample);
+            for live in self.sample.iter().filter_map(|&id| requests.get(id)) {
+                let priority = live.request.priority;
+                mixed |= *first.get_or_insert(priority) != priority;
+            }
             self.per_request[place] = self.wait_each(pools, pool, requests);
             let wait = self.per_request[place].saturating_mul(waiting as u32);
             let (l, a) = self.late(requests, wait, now);
@@ -93,6 +102,8 @@ impl PressureGauge {
             slots,
             window_fill: Ratio(if ready > 0 { fill / f64::from(ready) } else { 1.0 }),
             late_share: Ratio::of(late, asked).unwrap_or_default(),
+            mixed_fleet,
+            mixed_priorities: mixed,
             attainment: (self.counted >= 1.0).then(|| Ratio(self.on_time / self.counted)),
             wait: Duration::ZERO,
         };

@@ -49,7 +49,7 @@ struct Found {
 }
 
 /// The rate is sought between these multiples of the scenario's own.
-const LEAST: f64 = 1.0 / 256.0;
+const LEAST: f64 = 1.0 / 64.0;
 const MOST: f64 = 64.0;
 
 impl Outcome {
