@@ -11,10 +11,17 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde_json::{Value, json};
 
-use crate::{shell, workspace};
+use crate::{policies, shell, workspace};
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
+    /// `policies`: not what code costs, but what strategies and routers are worth in simulated
+    /// fleets.
+    #[arg(value_enum)]
+    suite: Option<Suite>,
+    /// Seeds of `policies`.
+    #[arg(long, value_name = "NUMBER", default_value_t = 5)]
+    seeds: u64,
     /// Run only benches whose id contains this.
     #[arg(long, value_name = "TEXT")]
     filter: Option<String>,
@@ -33,6 +40,11 @@ pub(crate) struct Options {
     /// Add a column of ratios to this bench of the same run.
     #[arg(long, value_name = "ID")]
     relative_to: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Suite {
+    Policies,
 }
 
 /// What criterion estimated for one bench, in microseconds.
@@ -54,6 +66,9 @@ struct Estimate {
 ///
 /// When there is no bench, one fails, or a named baseline does not exist.
 pub(crate) fn run(options: &Options) -> Result<()> {
+    if options.suite == Some(Suite::Policies) {
+        return policies::run(options.seeds, options.filter.as_deref());
+    }
     let metadata = workspace::metadata()?;
     let criterion = metadata.target_directory.as_std_path().join("criterion");
     let started = shell::file_time_now();

@@ -9,6 +9,7 @@ mod ci;
 mod e2e;
 mod generated;
 mod markdown;
+mod policies;
 mod props;
 mod shell;
 mod tidy;

@@ -225,7 +225,8 @@ mod tests {
             for_s: 10.0,
             ..FaultRule::new(FaultKind::Crash)
         };
-        let draw = |seed| strikes(&[rule.clone()], 4, Timestamp::from_secs(3_600), Seed(seed));
+        let draw =
+            |seed| strikes(std::slice::from_ref(&rule), 4, Timestamp::from_secs(3_600), Seed(seed));
         let list = draw(1).expect("a good rule");
         assert_eq!(list, draw(1).expect("a good rule"));
         assert_ne!(list, draw(2).expect("a good rule"));

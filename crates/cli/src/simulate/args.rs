@@ -69,8 +69,9 @@ pub(crate) struct SimulateArgs {
     /// Recompute every invariant from scratch after every event: much slower
     #[arg(long)]
     pub(super) check: bool,
-    /// Compare policies on all cores: strategy=fifo,slo_aware router=load_balanced,affinity
-    #[arg(long, value_name = "AXIS=NAMES", num_args = 1..=2, conflicts_with = "find")]
+    /// Compare policies on all cores: strategy=fifo,slo_aware router=load_balanced,affinity; with
+    /// --find goodput, by that
+    #[arg(long, value_name = "AXIS=NAMES", num_args = 1..=2)]
     pub(super) compare: Vec<Axis>,
     /// Seek the largest rate, or the cheapest fleet, at which every class is on time
     #[arg(long, value_enum)]

@@ -189,8 +189,8 @@ fn write(path: &Path, text: &str) -> Result<()> {
     std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// Compares policies.
-fn compare(args: &SimulateArgs, study: &Study, quiet: bool) -> Result<()> {
+/// Returns the policies that are asked for: those of the scenario where the flags name none.
+fn grid(args: &SimulateArgs, study: &Study) -> Grid {
     let cell = study.cell(seed(study));
     let mut grid = Grid {
         strategies: vec![cell.strategy],
@@ -203,7 +203,13 @@ fn compare(args: &SimulateArgs, study: &Study, quiet: bool) -> Result<()> {
             Axis::Routers(routers) => grid.routers.clone_from(routers),
         }
     }
-    let runs = grid.strategies.len() * grid.routers.len() * grid.seeds.len();
+    grid
+}
+
+/// Compares policies.
+fn compare(args: &SimulateArgs, study: &Study, quiet: bool) -> Result<()> {
+    let grid = grid(args, study);
+    let runs = grid.cells().len() * grid.seeds.len();
     let bar = bar(quiet, runs as u64, "runs");
     let compared = study.compare(&grid, cores(), |done| bar.set_position(done as u64))?;
     bar.finish_and_clear();
@@ -218,21 +224,27 @@ fn compare(args: &SimulateArgs, study: &Study, quiet: bool) -> Result<()> {
     Ok(())
 }
 
-/// Seeks the largest rate.
+/// Seeks the largest rate, of one pair of policies or of each.
 fn find_goodput(args: &SimulateArgs, study: &Study, quiet: bool) -> Result<()> {
     refuse_files(args)?;
-    let (seeds, target) = (seeds(args, study), args.target());
-    let cell = study.cell(seed(study));
-    let bar = bar(quiet, seeds.len() as u64, "seeds");
-    let found =
-        study.goodput(&cell, &target, &seeds, cores(), |done| bar.set_position(done as u64))?;
+    let (grid, target) = (grid(args, study), args.target());
+    let cells = grid.cells();
+    let bar = bar(quiet, (cells.len() * grid.seeds.len()) as u64, "searches");
+    let done = |done| bar.set_position(done as u64);
+    let found = study.goodput(&cells, &target, &grid.seeds, cores(), done)?;
     bar.finish_and_clear();
-    let text = tables::goodput(&found, &cell, &target);
-    output::report(&text, &json!({ "goodput": found }), args.json.as_deref())?;
-    if !found.reachable {
+    let rows = tables::goodput_rows(&cells, found);
+    let report = json!({ "seeds": grid.seeds, "attainment": target.attainment, "goodput": rows });
+    output::report(
+        &tables::goodput(&rows, &target, grid.seeds.len()),
+        &report,
+        args.json.as_deref(),
+    )?;
+    if rows.iter().all(|row| !row.goodput.reachable) {
+        let best = rows.iter().map(|row| row.goodput.attainment.mean).fold(0.0, f64::max);
         bail!(
             "no rate is low enough: of the worst class, at most {:.1} % were on time, {:.0} % were asked for",
-            found.attainment.mean * 100.0,
+            best * 100.0,
             target.attainment * 100.0
         );
     }
@@ -263,20 +275,18 @@ fn find_fleet(
         let most = scenario.machines(part, &spec)?;
         let each = rent(&most[..1]);
         let fleets: Vec<Vec<Machine>> = (1..=most.len()).map(|n| most[..n].to_vec()).collect();
-        let (found, tried) =
-            study.smallest(&fleets, &cell, &target, &seeds, cores(), |place, share| {
-                if !quiet {
-                    eprintln!("{} of {part}: {:.1} % on time", place + 1, share * 100.0);
-                }
-            })?;
-        let best = tried.iter().map(|(_, share)| *share).fold(0.0, f64::max);
-        let instances = found.map(|place| place + 1);
+        let found = study.smallest(&fleets, &cell, &target, &seeds, cores(), |place, share| {
+            if !quiet {
+                eprintln!("{} of {part}: {:.1} % on time", place + 1, share * 100.0);
+            }
+        })?;
+        let instances = found.place.map(|place| place + 1);
         let rent = instances.map(|count| each * count as f64);
         rows.push(tables::FoundFleet {
             part: part.to_owned(),
             instances,
             rent_per_hour: rent,
-            best,
+            best: found.best,
         });
     }
     rows.sort_by(|a, b| {

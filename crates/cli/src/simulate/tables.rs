@@ -141,16 +141,64 @@ pub(super) fn classes_csv(outcome: &Outcome) -> String {
     out
 }
 
-pub(super) fn goodput(found: &Goodput, cell: &Cell, target: &Target) -> String {
+/// The goodput of a pair of policies.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct GoodputRow {
+    pub(super) strategy: String,
+    pub(super) router: String,
+    #[serde(flatten)]
+    pub(super) goodput: Goodput,
+    /// Goodput divided by that of the first pair named.
+    pub(super) ratio: Option<f64>,
+    /// How it differs from the first pair beyond what chance explains, seed by seed.
+    pub(super) against_first: &'static str,
+}
+
+/// Returns the rows, the best first; the first cell is what the others are compared with.
+pub(super) fn goodput_rows(cells: &[Cell], found: Vec<Goodput>) -> Vec<GoodputRow> {
+    let first = found[0].seeds.clone();
+    let mean = found[0].per_s.mean;
+    let mut rows: Vec<GoodputRow> = cells
+        .iter()
+        .zip(found)
+        .map(|(cell, goodput)| GoodputRow {
+            strategy: cell.strategy.name().to_owned(),
+            router: cell.router.name().to_owned(),
+            ratio: (mean > 0.0).then(|| goodput.per_s.mean / mean),
+            against_first: if Mean::significantly_below(&goodput.seeds, &first) {
+                "less"
+            } else if Mean::significantly_below(&first, &goodput.seeds) {
+                "more"
+            } else {
+                "alike"
+            },
+            goodput,
+        })
+        .collect();
+    rows.sort_by(|a, b| b.goodput.per_s.mean.total_cmp(&a.goodput.per_s.mean));
+    rows
+}
+
+pub(super) fn goodput(rows: &[GoodputRow], target: &Target, seeds: usize) -> String {
+    let heads = ["strategy", "router", "goodput/s", "× first", "", "ttft p99 ms", "worst class %"];
+    let mut table = vec![heads.map(str::to_owned).to_vec()];
+    for row in rows {
+        let found = &row.goodput;
+        table.push(vec![
+            row.strategy.clone(),
+            row.router.clone(),
+            if found.reachable { figure(Some(found.per_s), 1.0, 2) } else { "none".to_owned() },
+            row.ratio.map_or_else(|| "–".to_owned(), |ratio| format!("{ratio:.2}")),
+            row.against_first.to_owned(),
+            figure(found.ttft_p99_ms, 1.0, 0),
+            figure(Some(found.attainment), 100.0, 1),
+        ]);
+    }
     format!(
-        "goodput of {} with {}: {} requests/s at {:.0} % of every class on time ({} seeds, 95 % confidence)\nttft p99 there: {} ms; worst class {} %\n",
-        cell.strategy.name(),
-        cell.router.name(),
-        figure(Some(found.per_s), 1.0, 2),
+        "{}goodput: the largest mean rate at which {:.0} % of every class are on time; {seeds} seeds, 95 % confidence;\n\
+         more, less: than the first pair named, beyond what chance explains, seed by seed\n",
+        aligned(&table),
         target.attainment * 100.0,
-        found.seeds.len(),
-        figure(found.ttft_p99_ms, 1.0, 0),
-        figure(Some(found.attainment), 100.0, 1),
     )
 }
 

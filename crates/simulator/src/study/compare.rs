@@ -50,6 +50,21 @@ pub struct Figures {
     pub prefix_hits: Option<Mean>,
 }
 
+impl Grid {
+    /// Returns a run of each pair of policies, with the first seed.
+    pub fn cells(&self) -> Vec<Cell> {
+        let seed = Seed(self.seeds.first().copied().unwrap_or_default());
+        let mut cells = Vec::new();
+        for strategy in &self.strategies {
+            for router in &self.routers {
+                let (strategy, router) = (strategy.clone(), router.clone());
+                cells.push(Cell { strategy, router, rate: 1.0, seed });
+            }
+        }
+        cells
+    }
+}
+
 impl Figures {
     fn of(outcomes: &[Outcome]) -> Self {
         let mean = |of: &dyn Fn(&Outcome) -> Option<f64>| {
@@ -81,17 +96,10 @@ impl Study {
         threads: usize,
         done: impl Fn(usize),
     ) -> Result<Vec<Compared>, StudyError> {
-        let mut cells = Vec::new();
-        for strategy in &grid.strategies {
-            for router in &grid.routers {
-                cells.extend(grid.seeds.iter().map(|&seed| Cell {
-                    strategy: strategy.clone(),
-                    router: router.clone(),
-                    seed: Seed(seed),
-                    rate: 1.0,
-                }));
-            }
-        }
+        let seeded = |cell: Cell| {
+            grid.seeds.iter().map(move |&seed| Cell { seed: Seed(seed), ..cell.clone() })
+        };
+        let cells: Vec<Cell> = grid.cells().into_iter().flat_map(seeded).collect();
         let outcomes = in_parallel(&cells, threads, done, |cell| self.run(cell, |_| {}));
         let outcomes: Vec<Outcome> = outcomes.into_iter().collect::<Result<_, _>>()?;
         let each = grid.seeds.len().max(1);

@@ -17,7 +17,7 @@ use thiserror::Error;
 use crate::{FaultError, FaultRule, Machine, Outcome, Simulation, SimulationError, strikes};
 
 pub use compare::{Compared, Figures, Grid};
-pub use search::{Goodput, Target};
+pub use search::{Goodput, Smallest, Target};
 pub use statistics::Mean;
 
 /// A scenario that is ready to be run.

@@ -40,6 +40,15 @@ pub struct Goodput {
     pub reachable: bool,
 }
 
+/// The smallest fleet that is enough.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Smallest {
+    /// Its place; `None` if none is enough.
+    pub place: Option<usize>,
+    /// The most that the worst class attained on any that was tried.
+    pub best: f64,
+}
+
 /// One seed's answer.
 struct Found {
     per_s: f64,
@@ -67,22 +76,28 @@ impl Outcome {
 }
 
 impl Study {
-    /// Returns the goodput of a cell's policies over `seeds`; `done` is told how many seeds are.
+    /// Returns the goodput of each cell's policies over `seeds`, in the order of the cells; `done` is
+    /// told how many searches are.
     ///
     /// # Errors
     /// As [`Study::run`].
     pub fn goodput(
         &self,
-        cell: &Cell,
+        cells: &[Cell],
         target: &Target,
         seeds: &[u64],
         threads: usize,
         done: impl Fn(usize),
-    ) -> Result<Goodput, StudyError> {
-        let found = in_parallel(seeds, threads, done, |&seed| {
-            self.goodput_of_seed(&Cell { seed: Seed(seed), ..cell.clone() }, target)
-        });
-        Goodput::over(found)
+    ) -> Result<Vec<Goodput>, StudyError> {
+        let seeded = |cell: &Cell| {
+            let cell = cell.clone();
+            seeds.iter().map(move |&seed| Cell { seed: Seed(seed), ..cell.clone() })
+        };
+        let searches: Vec<Cell> = cells.iter().flat_map(seeded).collect();
+        let mut found =
+            in_parallel(&searches, threads, done, |cell| self.goodput_of_seed(cell, target))
+                .into_iter();
+        cells.iter().map(|_| Goodput::over(found.by_ref().take(seeds.len()))).collect()
     }
 
     fn goodput_of_seed(&self, cell: &Cell, target: &Target) -> Result<Found, StudyError> {
@@ -137,8 +152,7 @@ impl Study {
     }
 
     /// Returns the smallest of `fleets` (in ascending order of size or price) on which the worst
-    /// class attains the target in the mean over `seeds`, as its place; and what each that was tried
-    /// attained.
+    /// class attains the target in the mean over `seeds`.
     ///
     /// # Errors
     /// As [`Study::run`].
@@ -150,8 +164,8 @@ impl Study {
         seeds: &[u64],
         threads: usize,
         tried: impl Fn(usize, f64),
-    ) -> Result<(Option<usize>, Vec<(usize, f64)>), StudyError> {
-        let mut log = Vec::new();
+    ) -> Result<Smallest, StudyError> {
+        let mut best = 0.0_f64;
         let mut attained = |place: usize| -> Result<bool, StudyError> {
             let study = Study { machines: fleets[place].clone(), ..self.clone() };
             let shares = in_parallel(
@@ -165,7 +179,7 @@ impl Study {
             );
             let shares: Vec<f64> = shares.into_iter().collect::<Result<_, _>>()?;
             let mean = Mean::of(&shares).map_or(0.0, |mean| mean.mean);
-            log.push((place, mean));
+            best = best.max(mean);
             tried(place, mean);
             Ok(mean >= target.attainment)
         };
@@ -175,13 +189,13 @@ impl Study {
             let middle = low + (high - low) / 2;
             if attained(middle)? { high = middle } else { low = middle + 1 }
         }
-        Ok(((low < fleets.len()).then_some(low), log))
+        Ok(Smallest { place: (low < fleets.len()).then_some(low), best })
     }
 }
 
 impl Goodput {
-    fn over(found: Vec<Result<Found, StudyError>>) -> Result<Self, StudyError> {
-        let found: Vec<Found> = found.into_iter().collect::<Result<_, _>>()?;
+    fn over(found: impl Iterator<Item = Result<Found, StudyError>>) -> Result<Self, StudyError> {
+        let found: Vec<Found> = found.collect::<Result<_, _>>()?;
         let each = |of: fn(&Found) -> f64| found.iter().map(of).collect::<Vec<f64>>();
         let seeds = each(|found| found.per_s);
         let ttft: Vec<f64> = found.iter().filter_map(|found| found.ttft_p99_ms).collect();

@@ -44,7 +44,9 @@ mod tests {
     fn the_interval_is_students() {
         let mean = Mean::of(&[1.0, 2.0, 3.0, 4.0, 5.0]).expect("five values");
         // t(0.975, 4) = 2.776, standard error = √(2.5 / 5).
-        assert!((mean.mean - 3.0).abs() < 1e-12 && (mean.half - 2.776 * 0.7071).abs() < 1e-3);
+        assert!(
+            (mean.mean - 3.0).abs() < 1e-12 && (mean.half - 2.776 * 0.5_f64.sqrt()).abs() < 1e-3
+        );
         assert_eq!(Mean::of(&[]), None);
         assert_eq!(Mean::of(&[7.0]), Some(Mean { mean: 7.0, half: 0.0 }));
     }
