@@ -1,4 +1,8 @@
-//! Long runs of the property tests.
+//! Long runs of the properties: random worlds, and the property tests of all crates.
+//!
+//! A random world is a seed: `--seeds` runs many, with every invariant recomputed after every event,
+//! and says what they came across; `--seed` runs one again; `--planted` plants one bug after the
+//! other and says at which seed each is found.
 //!
 //! A property suite is an integration test that uses `proptest!`. In `cargo test` it runs
 //! proptest's default number of cases; here `PROPTEST_CASES` raises it. A suite that fixes its own
@@ -11,6 +15,15 @@ use crate::{shell, workspace};
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
+    /// Run so many random worlds instead of the property tests.
+    #[arg(long, value_name = "N", conflicts_with_all = ["seed", "planted"])]
+    seeds: Option<u64>,
+    /// Run one random world again.
+    #[arg(long, value_name = "SEED", conflicts_with = "planted")]
+    seed: Option<u64>,
+    /// Plant bugs, one at a time, and find each within 200 random worlds.
+    #[arg(long)]
+    planted: bool,
     /// Random cases per property.
     #[arg(long, default_value_t = 10_000, value_name = "N")]
     cases: u32,
@@ -30,6 +43,14 @@ pub(crate) struct Options {
 ///
 /// When a property fails, or no suite is there to run.
 pub(crate) fn run(options: &Options) -> Result<()> {
+    match *options {
+        Options { planted: true, .. } => return worlds(&["--features", "planted"], &["--planted"]),
+        Options { seed: Some(seed), .. } => {
+            return worlds(&[], &["--first", &seed.to_string(), "--seeds", "1"]);
+        }
+        Options { seeds: Some(seeds), .. } => return worlds(&[], &["--seeds", &seeds.to_string()]),
+        _ => {}
+    }
     let packages = workspace::packages(&workspace::metadata()?);
     let wanted = |name: &str| options.package.as_deref().is_none_or(|package| package == name);
     let tests = packages
@@ -73,6 +94,13 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         bail!("failed: {}", failed.join(", "));
     }
     Ok(())
+}
+
+/// Runs random worlds.
+fn worlds(build: &[&str], arguments: &[&str]) -> Result<()> {
+    let mut command = shell::cargo("run");
+    command.args(["--release", "--package", "sagellm-simulator", "--example", "props"]);
+    shell::run(command.args(build).arg("--").args(arguments))
 }
 
 /// Whether a suite hides `PROPTEST_CASES` behind a number of its own.

@@ -6,6 +6,7 @@ use indexmap::IndexMap;
 use rustc_hash::FxBuildHasher;
 use sagellm_perf::{Picos, StepCost, Work};
 use sagellm_types::Timestamp;
+use sagellm_types::planted::{self, Bug};
 
 use crate::blocks::Blocks;
 use crate::run::Run;
@@ -217,7 +218,9 @@ impl Engine {
         if !self.waiting.remove(&key) {
             self.running.retain(|running| *running != place);
         }
-        self.release(place);
+        if !planted::is(Bug::BlocksKept) {
+            self.release(place);
+        }
         self.vacate(place);
         true
     }
@@ -309,7 +312,10 @@ impl Engine {
     fn make_room(&mut self, steps: u32) {
         for &place in &self.running {
             let slot = &mut self.slots[place as usize];
-            let need = (slot.computed + steps).div_ceil(self.config.block_size) - slot.blocks();
+            let mut need = (slot.computed + steps).div_ceil(self.config.block_size) - slot.blocks();
+            if planted::is(Bug::BlockTooFew) {
+                need = need.saturating_sub(1);
+            }
             slot.private += need;
             self.blocks.take(need);
         }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use indexmap::IndexMap;
 use rustc_hash::FxBuildHasher;
+use sagellm_types::planted::{self, Bug};
 use sagellm_types::{
     Attempt, Candidate, EngineState, ExecutionInstance, FailureKind, Incarnation, InstanceId,
     RequestId, Timestamp, Tokens, Usage, Usd,
@@ -217,7 +218,9 @@ impl Fleet {
         charge.begun = true;
         let (prompt, instance) = (charge.prompt, charge.instance);
         if let Some(found) = self.get_mut(instance) {
-            found.prefilling = found.prefilling.saturating_sub(prompt);
+            if !planted::is(Bug::PrefillKept) {
+                found.prefilling = found.prefilling.saturating_sub(prompt);
+            }
             self.refresh(instance);
         }
     }
@@ -250,7 +253,9 @@ impl Fleet {
             if !begun {
                 found.prefilling = (found.prefilling + prompt).saturating_sub(prompt_before);
             }
-            found.tokens = (found.tokens + after).saturating_sub(before);
+            if !planted::is(Bug::GrowthNotBooked) {
+                found.tokens = (found.tokens + after).saturating_sub(before);
+            }
             self.refresh(instance);
         }
     }
@@ -333,7 +338,8 @@ impl Fleet {
     /// Returns whether a probe's answer is still of interest: same life, none newer answered.
     pub fn is_current(&self, instance: InstanceId, ticket: ProbeTicket) -> bool {
         self.get(instance).is_some_and(|found| {
-            found.incarnation == ticket.incarnation && ticket.number > found.answered
+            planted::is(Bug::StaleProbeBelieved)
+                || found.incarnation == ticket.incarnation && ticket.number > found.answered
         })
     }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use sagellm_types::planted::{self, Bug};
 use sagellm_types::{
     Candidate, EngineState, ExecutionInstance, Incarnation, InstanceId, Load, Ratio, Recent,
     RequestId, Timestamp, Tokens, stable_hash,
@@ -183,8 +184,14 @@ impl Instance {
     /// Returns it as a candidate if it takes requests and has room for at least one.
     pub(crate) fn candidate(&self) -> Option<Candidate> {
         let load = self.load();
-        (self.state == EngineState::Ready && self.hold.is_none() && load.fits(Tokens(1)))
-            .then_some(Candidate { id: self.id, key: self.key, load, cached_prefix: Tokens::ZERO })
+        let ready = self.state == EngineState::Ready
+            || (self.state == EngineState::Draining && planted::is(Bug::OfferedWhileDraining));
+        (ready && self.hold.is_none() && load.fits(Tokens(1))).then_some(Candidate {
+            id: self.id,
+            key: self.key,
+            load,
+            cached_prefix: Tokens::ZERO,
+        })
     }
 
     /// Notes that a request there asks for `tpot`.
@@ -198,7 +205,7 @@ impl Instance {
 
     /// Notes that a request that asked for `tpot` is gone.
     pub(crate) fn forget_promise(&mut self, tpot: Option<Duration>) {
-        let Some(tpot) = tpot else { return };
+        let Some(tpot) = tpot.filter(|_| !planted::is(Bug::PromiseKept)) else { return };
         if let Ok(place) = self.promises.binary_search_by_key(&tpot, |promise| promise.0) {
             self.promises[place].1 -= 1;
             if self.promises[place].1 == 0 {

@@ -23,6 +23,7 @@
 pub mod accuracy;
 mod faults;
 mod outcome;
+pub mod props;
 mod scenario;
 pub mod study;
 mod world;

@@ -25,6 +25,7 @@ mod instance;
 mod metrics;
 mod outcome;
 mod pd;
+pub mod planted;
 mod request;
 mod rng;
 mod time;

@@ -3,6 +3,7 @@
 use sagellm_fleet::ChargeId;
 use sagellm_monitoring::{AttemptEnding, Sketch};
 use sagellm_strategies::queue::PoolId;
+use sagellm_types::planted::{self, Bug};
 use sagellm_types::{
     Attempt, Completion, Ending, ExpireReason, FailureKind, InstanceId, RequestId, Timestamp,
     Tokens, Usage, Usd,
@@ -73,7 +74,11 @@ impl ControlPlane {
         now: Timestamp,
     ) {
         let Some(running) = self.attempt(attempt).copied() else { return self.stale(now) };
-        let (_, cost) = self.fleet.release(running.charge, now).unzip();
+        let released = match planted::is(Bug::ChargeNotReleased) {
+            true => None,
+            false => self.fleet.release(running.charge, now),
+        };
+        let cost = released.map(|(_, cost)| cost);
         let live = self.requests.get_mut(attempt.request).expect("an attempt's request is live");
         live.cost += cost.unwrap_or_default();
         let begun = begun || running.first_token.is_some();
@@ -133,6 +138,9 @@ impl ControlPlane {
         };
         self.close(&live, Some(&running), &completion, AttemptEnding::Failed(kind), now);
         self.commands.push_back(Command::End { request: id, ending: completion.ending });
+        if planted::is(Bug::EndedTwice) {
+            self.commands.push_back(Command::End { request: id, ending: completion.ending });
+        }
     }
 
     fn may_retry(
@@ -170,7 +178,7 @@ impl ControlPlane {
     pub(super) fn cancelled(&mut self, id: RequestId, now: Timestamp) {
         let Some(live) = self.requests.get(id) else { return self.stale(now) };
         let running = live.running;
-        if running.is_none() {
+        if running.is_none() && !planted::is(Bug::CancelledStaysWaiting) {
             self.dequeue(id, now);
         }
         let live = self.requests.remove(id).expect("it was there");
@@ -183,7 +191,9 @@ impl ControlPlane {
             usage: Usage { output: running.map_or(Tokens(0), |r| r.output), ..Usage::default() },
             cost: live.cost,
         };
-        if let Some(running) = running {
+        if let Some(running) = running
+            && !planted::is(Bug::LingeringChargeKept)
+        {
             self.timers.set(now + LINGER, Timer::Release(running.charge));
         }
         let (pool, hold) = (live.pool, live.hold);
@@ -230,7 +240,9 @@ impl ControlPlane {
         let reason = if on_deadline { ExpireReason::Deadline } else { ExpireReason::QueueTimeout };
         let ending = Ending::Expired(reason);
         self.finish_request(&live.request, Some(&live), ending, now);
-        self.commands.push_back(Command::End { request: id, ending });
+        if !planted::is(Bug::ExpiryNotTold) {
+            self.commands.push_back(Command::End { request: id, ending });
+        }
         Some((live.pool, live.hold))
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use sagellm_fleet::Need;
 use sagellm_strategies::Narrowing;
 use sagellm_strategies::queue::{Head, PoolId};
+use sagellm_types::planted::{self, Bug};
 use sagellm_types::{
     Attempt, Candidate, CandidateSet, EngineState, EstimateCache, InstanceId, Load, MAX_CANDIDATES,
     RequestId, Rng, Seed, Timestamp,
@@ -190,7 +191,7 @@ impl ControlPlane {
 
     /// Ends the hold of a request that has gone elsewhere or ended.
     pub(super) fn end_hold(&mut self, hold: Option<InstanceId>, now: Timestamp) {
-        if let Some(instance) = hold {
+        if let Some(instance) = hold.filter(|_| !planted::is(Bug::HoldKept)) {
             self.fleet.unhold(instance);
             self.after_release(instance, now);
         }

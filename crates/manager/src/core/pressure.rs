@@ -5,6 +5,7 @@ use std::time::Duration;
 use sagellm_fleet::Fleet;
 use sagellm_strategies::queue::{PoolId, Queue};
 use sagellm_strategies::{Observation, Pressure};
+use sagellm_types::planted::{self, Bug};
 use sagellm_types::{Completion, EngineState, Ratio, RequestId, Timestamp};
 
 use super::pools::Pools;
@@ -171,10 +172,12 @@ impl ControlPlane {
     pub(super) fn reorder(&mut self, now: Timestamp) {
         self.revision = self.strategy.revision();
         let (strategy, requests) = (&self.strategy, &self.requests);
-        self.queue.rebuild(|id| {
-            let live = requests.get(id).expect("a waiting request is live");
-            strategy.urgency(&live.request, now)
-        });
+        if !planted::is(Bug::RanksKept) {
+            self.queue.rebuild(|id| {
+                let live = requests.get(id).expect("a waiting request is live");
+                strategy.urgency(&live.request, now)
+            });
+        }
         for place in 0..self.pools.len() {
             self.dispatch(PoolId(place as u32), now);
         }

@@ -4,6 +4,7 @@
 use sagellm_monitoring::Snapshot as Figures;
 use sagellm_perf::PredictionError;
 use sagellm_strategies::Pressure;
+use sagellm_types::planted::{self, Bug};
 use sagellm_types::{
     Ending, EngineState, ExecutionInstance, InstanceId, Load, Phase, RequestId, RequestStatus,
     RequestType, Timestamp, Usd,
@@ -44,7 +45,9 @@ impl Counts {
             Ending::Failed(_) => self.failed += 1,
             Ending::Cancelled => self.cancelled += 1,
             Ending::Expired(_) => self.expired += 1,
-            Ending::Refused { .. } => self.refused += 1,
+            Ending::Refused { .. } => {
+                self.refused += 1 + u64::from(planted::is(Bug::RefusalCountedTwice));
+            }
         }
     }
 
@@ -291,6 +294,20 @@ impl ControlPlane {
                 && self.fleet.get(hold).and_then(|found| found.hold) != Some(id)
             {
                 return Err(format!("{id:?} holds {hold:?}, which does not know"));
+            }
+        }
+        for (id, rank, valid_until) in self.queue.ranks() {
+            let Some(live) = self.requests.get(id) else { continue };
+            let asked = self.strategy.urgency(&live.request, live.request.arrival);
+            // A rank may have grown less urgent since; never more urgent than the first answer.
+            if valid_until == Timestamp::MAX
+                && asked.valid_until == Timestamp::MAX
+                && rank != asked.rank
+            {
+                return Err(format!(
+                    "{id:?} waits with {rank:?}, its strategy says {:?}",
+                    asked.rank
+                ));
             }
         }
         for found in self.fleet.iter() {

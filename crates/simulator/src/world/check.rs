@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use sagellm_manager::Dispatch;
-use sagellm_types::{Attempt, Ending, EngineState, ExpireReason, Timestamp};
+use sagellm_types::{
+    Attempt, Ending, EngineState, ExpireReason, Incarnation, InstanceId, Timestamp,
+};
 
 use super::{Later, SimulationError, World};
 
@@ -65,6 +67,10 @@ pub(super) struct Watch {
     pub(super) coverage: Coverage,
     pub(super) broken: Option<SimulationError>,
     last: Timestamp,
+    /// A dispatch to an instance that takes nothing, unless it is taken back, and what is wrong.
+    misplaced: Option<(Attempt, String)>,
+    /// The last probe of each instance that was answered.
+    answered: BTreeMap<InstanceId, u64>,
     /// Attempts that were given up, and when: their charges stay for a while.
     given_up: BTreeMap<Attempt, Timestamp>,
 }
@@ -93,6 +99,7 @@ impl World<'_> {
     pub(super) fn gives_up(&mut self, attempt: Attempt) {
         let now = self.now;
         if let Some(watch) = &mut self.watch {
+            watch.misplaced.take_if(|(misplaced, _)| *misplaced == attempt);
             watch.given_up.insert(attempt, now);
         }
     }
@@ -106,8 +113,40 @@ impl World<'_> {
         let found = self.core.fleet().get(dispatch.instance);
         match found.map(|found| found.state) {
             Some(EngineState::Ready) => {}
-            state => self.broken("a dispatch", format!("it went to an instance that is {state:?}")),
+            // It may have gone down after that decision, in the same event: then it is taken back.
+            state => {
+                if let Some(watch) = &mut self.watch {
+                    let what = format!("it went to an instance that is {state:?}");
+                    watch.misplaced = Some((dispatch.attempt, what));
+                }
+            }
         }
+    }
+
+    /// Checks, once all commands of an event are carried out, that none of its dispatches went where
+    /// nothing may go.
+    pub(super) fn verify_commands(&mut self) {
+        if let Some((_, what)) = self.watch.as_mut().and_then(|watch| watch.misplaced.take()) {
+            self.broken("a dispatch", what);
+        }
+    }
+
+    /// Returns whether the core must believe the answer to a probe that was sent in this life of an
+    /// instance: if that life goes on and no later probe was answered.
+    pub(super) fn expects_probe(
+        &mut self,
+        instance: InstanceId,
+        life: Incarnation,
+        number: u64,
+    ) -> bool {
+        let lives = self.core.fleet().get(instance).is_some_and(|found| found.incarnation == life);
+        let Some(watch) = &mut self.watch else { return lives };
+        let last = watch.answered.entry(instance).or_default();
+        let current = lives && number >= *last;
+        if current {
+            *last = number;
+        }
+        current
     }
 
     /// Recomputes everything from scratch.
@@ -173,8 +212,12 @@ impl World<'_> {
 
     /// Checks that nothing is left once all requests have ended.
     pub(super) fn verify_end(&mut self) {
-        if self.watch.is_none() || self.open > 0 {
+        if self.watch.is_none() {
             return;
+        }
+        if self.open > 0 {
+            let what = format!("{} requests have not ended", self.open);
+            return self.broken("the end", what);
         }
         self.now += 2 * LINGER;
         while self.core.poll_timeout().is_some_and(|at| at <= self.now) {

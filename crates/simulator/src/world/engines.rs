@@ -19,14 +19,21 @@ impl World<'_> {
         let at = &self.hosts[host as usize];
         let silent = at.condition == Condition::Hung || at.probes_lost;
         let after = if silent { PROBE_TIMEOUT } else { PROBE };
-        self.after(after, Later::Probed { host, instance, ticket });
+        let life = self.core.fleet().get(instance).map(|found| found.incarnation);
+        let (life, number) = (life.unwrap_or_default(), self.count);
+        self.after(after, Later::Probed { host, instance, ticket, life, number });
     }
 
     pub(super) fn happen(&mut self, later: Later) {
         match later {
-            Later::Probed { host, instance, ticket } => {
+            Later::Probed { host, instance, ticket, life, number } => {
                 let answer = self.answer(host);
-                self.tell(Event::Probed { instance, ticket, answer, models: None });
+                let current = self.expects_probe(instance, life, number);
+                if self.tell(Event::Probed { instance, ticket, answer, models: None }) != current {
+                    let what =
+                        format!("an answer was believed or dropped against the rule: {current}");
+                    self.broken("a probe", what);
+                }
             }
             Later::Aborted { host, sequence } => {
                 let now = self.now;
@@ -35,6 +42,8 @@ impl World<'_> {
                 self.verify("an abort");
             }
             Later::Failed { attempt, kind, begun } => {
+                // Its client may have left meanwhile: then its charge stays for a moment.
+                self.gives_up(attempt);
                 self.tell(Event::Failed { attempt, kind, begun });
             }
             Later::Started(host) => self.comes_back(host),

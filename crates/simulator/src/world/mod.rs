@@ -18,8 +18,8 @@ use sagellm_manager::{Command, Config, ControlPlane, Event, NewRequest, PromptSi
 use sagellm_perf::StepCost;
 use sagellm_strategies::queue::{IndexedHeap, Places};
 use sagellm_types::{
-    Attempt, Ending, ExecutionInstance, FailureKind, InstanceId, PrefixHash, RequestId, SessionId,
-    Timestamp, Usage, UserId,
+    Attempt, Ending, ExecutionInstance, FailureKind, Incarnation, InstanceId, PrefixHash,
+    RequestId, SessionId, Timestamp, Usage, UserId,
 };
 use sagellm_workload::Workload;
 use thiserror::Error;
@@ -86,6 +86,8 @@ pub enum SimulationError {
 const START: Duration = Duration::from_secs(1);
 /// Nothing is waited for longer than this after the last arrival.
 const LATEST: Duration = Duration::from_secs(7 * 24 * 3_600);
+/// The same in a checked run, which looks at everything at every tick.
+const CHECKED: Duration = Duration::from_secs(3_600);
 /// How long an engine takes to answer a probe.
 const PROBE: Duration = Duration::from_millis(2);
 /// A probe that is not answered is given up after this (the executor's default).
@@ -102,7 +104,7 @@ const MOMENTS: u32 = 240;
 /// Something that happens later, beside engine steps and arrivals.
 #[derive(Clone, Copy, Debug)]
 enum Later {
-    Probed { host: u32, instance: InstanceId, ticket: ProbeTicket },
+    Probed { host: u32, instance: InstanceId, ticket: ProbeTicket, life: Incarnation, number: u64 },
     Aborted { host: u32, sequence: u64 },
     Failed { attempt: Attempt, kind: FailureKind, begun: bool },
     Started(u32),
@@ -229,7 +231,8 @@ impl<'a> World<'a> {
         let start = self.start().since(Timestamp::ZERO);
         let (mut next_arrival, mut next_strike) = (0, 0);
         let last = arrivals.last().map_or(Timestamp::ZERO, |arrival| arrival.at);
-        let (latest, between) = (last + start + LATEST, last.since(Timestamp::ZERO) / MOMENTS);
+        let patience = if self.watch.is_some() { CHECKED } else { LATEST };
+        let (latest, between) = (last + start + patience, last.since(Timestamp::ZERO) / MOMENTS);
         let between = between.max(Duration::from_millis(1));
         let mut next_moment = Timestamp::ZERO + start;
         while next_arrival < arrivals.len() || self.open > 0 {
@@ -323,11 +326,13 @@ impl<'a> World<'a> {
         self.verify("a submission");
     }
 
-    fn tell(&mut self, event: Event) {
-        self.core.handle(event, self.now);
+    /// Tells the core what happened; returns whether it was of interest.
+    fn tell(&mut self, event: Event) -> bool {
+        let taken = self.core.handle(event, self.now);
         self.calls += 1;
         self.carry_out();
         self.verify("an event");
+        taken
     }
 
     fn carry_out(&mut self) {
@@ -349,6 +354,7 @@ impl<'a> World<'a> {
                 Command::Notice(_) => {}
             }
         }
+        self.verify_commands();
     }
 
     fn end(&mut self, index: usize, ending: Ending) {

@@ -205,6 +205,11 @@ impl<K: Copy + Ord> IndexedHeap<K> {
         }
     }
 
+    /// Iterates over all keys and slots, in no order that means anything.
+    pub fn iter(&self) -> impl Iterator<Item = (K, u32)> {
+        self.run.members.iter().chain(&self.nodes).copied().filter(|member| member.1 != GAP)
+    }
+
     /// Appends the slots at `skip`, `skip` + `stride`, … of the underlying memory to `out`, fewer
     /// where some have left; lets `skip` say where to go on in the next heap.
     pub fn sample(&self, skip: &mut usize, stride: usize, out: &mut Vec<u32>) {

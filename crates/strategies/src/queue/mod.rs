@@ -294,6 +294,17 @@ impl Queue {
         self.waiting.iter().flatten().map(|waiting| waiting.id)
     }
 
+    /// Returns all waiting requests with their ranks and until when these hold. O(n).
+    pub fn ranks(&self) -> Vec<(RequestId, Rank, Timestamp)> {
+        let lanes = self.pools.iter().flat_map(|pool| &pool.lanes);
+        let places = lanes.flat_map(|lane| lane.requests.iter());
+        let known = places.filter_map(|(place, slot)| {
+            let waiting = self.waiting[slot as usize].as_ref()?;
+            Some((waiting.id, place.rank(), waiting.valid_until))
+        });
+        known.collect()
+    }
+
     fn get(&self, request: RequestId) -> Option<&Waiting> {
         self.waiting.get(request.index())?.as_ref().filter(|waiting| waiting.id == request)
     }
