@@ -5,8 +5,8 @@
 //! let go longest ago makes room first. (vLLM keeps free and forgotten blocks in one queue, so it
 //! may drop a stored block while unused ones remain; here unused ones go first.)
 
-use indexmap::IndexMap;
-use rustc_hash::FxBuildHasher;
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
 
 const NONE: u32 = u32::MAX;
 
@@ -30,9 +30,16 @@ pub(crate) struct Blocks {
     shared: u32,
     stored: Vec<Stored>,
     vacant: Vec<u32>,
-    places: IndexMap<u64, u32, FxBuildHasher>,
+    /// Places of stored blocks, by hash.
+    places: HashTable<u32>,
     newest: u32,
     oldest: u32,
+}
+
+/// Returns a hash whose every bit depends on all of `hash`: callers' hashes may be counted up.
+fn spread(hash: u64) -> u64 {
+    let mixed = hash.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    mixed ^ (mixed >> 32)
 }
 
 impl Blocks {
@@ -43,7 +50,7 @@ impl Blocks {
             shared: 0,
             stored: Vec::new(),
             vacant: Vec::new(),
-            places: IndexMap::default(),
+            places: HashTable::new(),
             newest: NONE,
             oldest: NONE,
         }
@@ -99,11 +106,16 @@ impl Blocks {
         self.private -= count;
     }
 
+    fn place(&self, hash: u64) -> Option<u32> {
+        let same = |&place: &u32| self.stored[place as usize].hash == hash;
+        self.places.find(spread(hash), same).copied()
+    }
+
     /// Returns how many of `hashes`, from the front, are stored, and how many of those nobody holds.
     pub(crate) fn find(&self, hashes: &[u64]) -> (u32, u32) {
         let (mut found, mut unheld) = (0, 0);
         for hash in hashes {
-            let Some(&place) = self.places.get(hash) else { break };
+            let Some(place) = self.place(*hash) else { break };
             found += 1;
             unheld += u32::from(self.stored[place as usize].holders == 0);
         }
@@ -112,7 +124,7 @@ impl Blocks {
 
     /// Holds the stored block of `hash` and returns its place, or `None` if it is not stored.
     pub(crate) fn hold(&mut self, hash: u64) -> Option<u32> {
-        let place = *self.places.get(&hash)?;
+        let place = self.place(hash)?;
         if self.stored[place as usize].holders == 0 {
             self.unlink(place);
             self.shared += 1;
@@ -124,21 +136,22 @@ impl Blocks {
     /// Turns a block that was held alone into the stored block of `hash`, held once, and returns
     /// its place; `None` if such a block is stored already: then the sequence keeps its own.
     pub(crate) fn store(&mut self, hash: u64) -> Option<u32> {
-        if self.places.contains_key(&hash) {
-            return None;
-        }
         let fresh = Stored { hash, holders: 1, newer: NONE, older: NONE };
-        let place = match self.vacant.pop() {
-            Some(place) => {
-                self.stored[place as usize] = fresh;
-                place
-            }
-            None => {
-                self.stored.push(fresh);
-                (self.stored.len() - 1) as u32
-            }
-        };
-        self.places.insert(hash, place);
+        let place = self.vacant.last().copied().unwrap_or(self.stored.len() as u32);
+        let stored = &self.stored;
+        let entry = self.places.entry(
+            spread(hash),
+            |&place| stored[place as usize].hash == hash,
+            |&place| spread(stored[place as usize].hash),
+        );
+        match entry {
+            Entry::Occupied(_) => return None,
+            Entry::Vacant(vacant) => drop(vacant.insert(place)),
+        }
+        match self.vacant.pop() {
+            Some(place) => self.stored[place as usize] = fresh,
+            None => self.stored.push(fresh),
+        }
         self.private -= 1;
         self.shared += 1;
         Some(place)
@@ -177,7 +190,10 @@ impl Blocks {
     fn drop_oldest(&mut self) {
         let place = self.oldest;
         self.unlink(place);
-        self.places.swap_remove(&self.stored[place as usize].hash);
+        let hash = self.stored[place as usize].hash;
+        if let Ok(entry) = self.places.find_entry(spread(hash), |&other| other == place) {
+            entry.remove();
+        }
         self.vacant.push(place);
     }
 
@@ -196,7 +212,7 @@ impl Blocks {
     /// Returns whether the counts agree with one another, for tests.
     #[cfg(test)]
     fn sound(&self) -> bool {
-        let held = self.places.values().filter(|p| self.stored[**p as usize].holders > 0).count();
+        let held = self.places.iter().filter(|p| self.stored[**p as usize].holders > 0).count();
         held == self.shared as usize
             && self.private as usize + self.places.len() <= self.total as usize
     }
