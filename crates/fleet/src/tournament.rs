@@ -6,6 +6,9 @@
 /// A key that loses against every other: nobody plays at this place.
 const ABSENT: f32 = f32::INFINITY;
 
+/// The bits of a subtree's order that hold its node.
+const NODE: u64 = (1 << 27) - 1;
+
 /// The least keys among places `0..n`.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tournament {
@@ -32,33 +35,44 @@ impl Tournament {
         }
     }
 
-    /// Appends the `count` places with the least keys to `out`, in their order. O(count × (count +
-    /// log n)), for small counts.
+    /// Appends the `count` places with the least keys to `out`, in their order; keys are not negative.
+    /// O(count × log n), and O(count) for each of the few nodes that come among the best met so far.
     pub(crate) fn least(&self, count: usize, out: &mut Vec<usize>) {
-        let mut frontier = Vec::with_capacity(count + 1);
-        frontier.extend((self.width > 0).then_some(1));
-        let wanted = out.len() + count;
-        while out.len() < wanted {
-            // Of equal ones the deepest: else all of an idle fleet would be looked at.
-            let best = frontier.iter().enumerate().min_by(|a: &(usize, &usize), b| {
-                let key = self.nodes[*a.1].total_cmp(&self.nodes[*b.1]);
-                key.then(b.1.ilog2().cmp(&a.1.ilog2())).then(a.1.cmp(b.1))
-            });
-            debug_assert!(
-                frontier.len() <= (count + 1) * (self.width.ilog2() as usize + 2),
-                "few of many are looked at"
-            );
-            let Some((at, &node)) = best else { return };
-            if self.nodes[node] == ABSENT {
-                return;
+        // The best subtrees that have not been entered, the best last: no more than are wanted.
+        let mut frontier: Vec<u64> = Vec::with_capacity(count + 1);
+        frontier.extend((self.width > 0 && self.nodes[1] != ABSENT).then(|| self.order(1)));
+        for wanted in (0..count).rev() {
+            let Some(best) = frontier.pop() else { return };
+            let mut node = (best & NODE) as usize;
+            // Down to the leaf that has won here; who lost on the way waits for its turn.
+            while node < self.width {
+                let (left, right) = (2 * node, 2 * node + 1);
+                let left_wins = self.nodes[left] <= self.nodes[right];
+                let (winner, loser) = if left_wins { (left, right) } else { (right, left) };
+                node = winner;
+                if self.nodes[loser] == ABSENT || wanted == 0 {
+                    continue;
+                }
+                let order = self.order(loser);
+                if frontier.len() >= wanted {
+                    if frontier[0] <= order {
+                        continue;
+                    }
+                    frontier.remove(0);
+                }
+                let place = frontier.partition_point(|&other| other > order);
+                frontier.insert(place, order);
             }
-            frontier.swap_remove(at);
-            if node >= self.width {
-                out.push(node - self.width);
-            } else {
-                frontier.extend([2 * node, 2 * node + 1]);
-            }
+            out.push(node - self.width);
         }
+    }
+
+    /// Returns the order of a subtree as one number: by key; of equal ones the deepest, else all of an
+    /// idle fleet would be looked at.
+    fn order(&self, node: usize) -> u64 {
+        let depth = u64::from(node.ilog2());
+        let key = u64::from((self.nodes[node] + 0.0).to_bits());
+        key << 32 | (31 - depth) << NODE.count_ones() | node as u64
     }
 
     fn grow(&mut self, places: usize) {
