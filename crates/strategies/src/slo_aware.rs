@@ -9,7 +9,8 @@
 //! Place: where the most endangered promise, its own or that of somebody who runs there, is least
 //! endangered; instances that are about as good are offered to the router. Where it would break
 //! another's promise it gives way, as long as less than half of its own limit is used up: work that
-//! may wait is done when those who cannot wait leave room.
+//! may wait is done when those who cannot wait leave room. A prompt that is long enough to break all
+//! promises wherever it goes goes where it breaks the fewest.
 //!
 //! With `refuse_hopeless`, a request that would be late is refused at once and told when to come
 //! back: refused clients form a virtual queue, each with a booking, and one that returns when it
@@ -54,6 +55,9 @@ const COMFORT: f64 = 0.3;
 const ALIKE: f64 = 0.1;
 /// A request gives way where another's promise would use more than this share of its limit.
 const HARM: f64 = 0.9;
+/// Where even the best placement takes others this far beyond their limit, a prompt is so long that it
+/// holds up whoever runs beside it: then the fewest shall suffer, not everybody alike.
+const LOST: f64 = 3.0;
 /// A request gives way until this share of its own limit is used up.
 const GIVES_WAY: f64 = 0.5;
 
@@ -114,11 +118,13 @@ impl SchedulingStrategy for SloAware {
         candidates: &mut CandidateSet<'_>,
         now: Timestamp,
     ) -> Narrowing {
-        let mut strains = [0.0_f32; MAX_CANDIDATES];
-        let mut best = Strain { own: f64::INFINITY, others: f64::INFINITY };
+        let mut strains = [(0_u32, 0.0_f32); MAX_CANDIDATES];
+        let mut best = Strain { own: f64::INFINITY, others: f64::INFINITY, broken: u32::MAX };
+        let mut fewest = u32::MAX;
         for (kept, choice) in strains.iter_mut().zip(candidates.iter()) {
             let strain = Strain::of(request, &choice, 1.0, now);
-            *kept = strain.most() as f32;
+            *kept = (strain.broken, strain.most() as f32);
+            fewest = fewest.min(strain.broken);
             if strain.most() < best.most() {
                 best = strain;
             }
@@ -128,9 +134,13 @@ impl SchedulingStrategy for SloAware {
         {
             return Narrowing::WaitUntil(until);
         }
-        let bound = ((best.most() * (1.0 + ALIKE)).max(COMFORT)) as f32;
+        let bound = (best.most() * (1.0 + ALIKE)).max(COMFORT) as f32;
+        let lost = best.others > LOST;
         let mut strains = strains.iter();
-        candidates.retain(|_| strains.next().is_some_and(|strain| *strain <= bound));
+        candidates.retain(|_| {
+            let kept = strains.next();
+            kept.is_some_and(|&(broken, most)| if lost { broken == fewest } else { most <= bound })
+        });
         Narrowing::Offer
     }
 

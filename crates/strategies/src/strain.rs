@@ -16,6 +16,9 @@ pub(crate) struct Strain {
     pub(crate) own: f64,
     /// On what those ask for that run on the instance.
     pub(crate) others: f64,
+    /// Promises that are predicted to be broken by it: its own, and those of everybody there unless
+    /// they are broken already.
+    pub(crate) broken: u32,
 }
 
 impl Strain {
@@ -24,7 +27,7 @@ impl Strain {
     pub(crate) fn of(request: &Request, choice: &Choice<'_>, margin: f64, now: Timestamp) -> Self {
         let strictest = choice.load.strictest_tpot;
         if strictest.is_none() && !request.objectives.any() {
-            return Self { own: 0.0, others: 0.0 };
+            return Self { own: 0.0, others: 0.0, broken: 0 };
         }
         let estimate = choice.estimate();
         let upper = 1.0 + margin * estimate.spread.clamp(0.0, 10.0);
@@ -37,12 +40,13 @@ impl Strain {
         let waited = now.since(request.arrival).as_secs_f64();
         let gaps = (request.forecast.output.as_f64() - 1.0).max(0.0);
         let o = &request.objectives;
-        Self {
-            own: share(waited + ttft, o.ttft)
-                .max(share(tpot, o.tpot))
-                .max(share(waited + ttft + tpot * gaps, o.e2e)),
-            others: share(estimate.others_tpot.as_secs_f64() * upper, strictest),
-        }
+        let own = share(waited + ttft, o.ttft)
+            .max(share(tpot, o.tpot))
+            .max(share(waited + ttft + tpot * gaps, o.e2e));
+        let others = share(estimate.others_tpot.as_secs_f64() * upper, strictest);
+        let breaks = others > 1.0 && share(tpot, strictest) <= 1.0;
+        let there = if breaks { choice.load.sequences } else { 0 };
+        Self { own, others, broken: there + u32::from(own > 1.0) }
     }
 
     /// Returns the strain on the most endangered promise.
