@@ -53,7 +53,7 @@ pub use estimate::{Flavour, Observed, Predictor};
 pub use forecast::{Forecaster, Lesson, PredictionError, PromptSize};
 pub use gpu::Gpu;
 pub use line::Line;
-pub use memory::{DoesNotFit, Memory};
+pub use memory::{DoesNotFit, Link, Memory};
 pub use operators::{Layout, OperatorCost, Work};
 pub use picos::Picos;
 pub use preset::{DEFAULT_KV_TOKENS, kv_tokens_that_fit};

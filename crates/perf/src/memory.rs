@@ -1,5 +1,7 @@
 //! What fits: weights, room for work, and the rest for keys and values.
 
+use std::time::Duration;
+
 use thiserror::Error;
 
 use crate::{Dtype, Gpu, Layout, ModelSpec};
@@ -88,6 +90,25 @@ impl Memory {
     }
 }
 
+/// A way from one engine's memory to another's.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Link {
+    /// Bytes per second, all lanes together.
+    pub bytes_per_second: f64,
+    /// What a transfer takes before its first byte has come.
+    pub latency: Duration,
+}
+
+impl Link {
+    /// Returns how long the keys and values of `tokens` tokens of `model`, kept in `kv`, take from one
+    /// instance to another: latency + layers × width × bytes × tokens / bandwidth.
+    pub fn kv_transfer(&self, model: &ModelSpec, kv: Dtype, tokens: u64) -> Duration {
+        let bytes = f64::from(model.layers) * model.kv_width() * kv.bytes() * tokens as f64;
+        let seconds = bytes / self.bytes_per_second.max(1.0);
+        self.latency.saturating_add(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -104,6 +125,17 @@ mod tests {
         // A measured closed loop of 8,192 + 1,024 tokens saturates at 27 sequences of 8,300.
         let tokens = tokens("llama-3.1-70b-fp8", "H100", 2, Dtype::Bf16).expect("it fits");
         assert!((200_000..260_000).contains(&tokens), "{tokens}");
+    }
+
+    #[test]
+    fn a_cache_takes_its_bytes_over_the_link() {
+        // 131,072 bytes per token of Llama-3.1-8B over 50 GB/s.
+        let link = Link { bytes_per_second: 50e9, latency: Duration::from_micros(20) };
+        let model = ModelSpec::named("llama-3.1-8b").expect("known");
+        let took = link.kv_transfer(&model, Dtype::Bf16, 4_000);
+        let expected = 131_072.0 * 4_000.0 / 50e9 + 20e-6;
+        assert!((took.as_secs_f64() / expected - 1.0).abs() < 1e-6, "{took:?}");
+        assert_eq!(link.kv_transfer(&model, Dtype::Bf16, 0), link.latency);
     }
 
     #[test]

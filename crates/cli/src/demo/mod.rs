@@ -70,6 +70,9 @@ pub(crate) struct DemoArgs {
     /// Keep serving after the report, until interrupted
     #[arg(long)]
     hold: bool,
+    /// Run the same engines and load in virtual time, without HTTP, as `sagellm simulate` does
+    #[arg(long = "virtual", conflicts_with_all = ["hold", "speed"])]
+    virtual_time: bool,
 }
 
 /// Runs the demonstration.
@@ -103,13 +106,21 @@ pub(crate) async fn run(args: DemoArgs, environment: &Environment, quiet: bool) 
         fifo.control_plane.strategy = StrategyConfig::Fifo;
         // Fairness puts users and levels in order too; plain arrival is what all is compared with.
         fifo.control_plane.fairness = None;
-        let ran = one(&fifo, quiet).await?;
-        let report = ran.report.clone();
-        finish(ran, quiet).await?;
-        Some(report)
+        if args.virtual_time {
+            Some(fifo.in_virtual_time()?)
+        } else {
+            let ran = one(&fifo, quiet).await?;
+            let report = ran.report.clone();
+            finish(ran, quiet).await?;
+            Some(report)
+        }
     } else {
         None
     };
+    if args.virtual_time {
+        let report = plan.in_virtual_time()?;
+        return output::report(&as_text(&report, baseline.as_ref()), &report, args.json.as_deref());
+    }
     let ran = one(&plan, quiet).await?;
     let report = ran.report.clone();
     let text = as_text(&report, baseline.as_ref());

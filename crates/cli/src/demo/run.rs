@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use sagellm_engine_model::{EngineConfig, Pace};
 use sagellm_gateway::{Gateway, GatewayConfig};
 use sagellm_manager::{Config, Shell, Snapshot};
 use sagellm_monitoring::Report;
-use sagellm_types::EngineState;
+use sagellm_simulator::{Machine, Simulation};
 use sagellm_types::clock::Clock;
+use sagellm_types::{EngineState, ExecutionInstance};
 use sagellm_workload::Workload;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -101,6 +103,29 @@ impl Plan {
         let report =
             joined(&driven, &server).with_wall(driven.wall).with_seed(self.control_plane.seed);
         Ok(Ran { report, driven, server, clock, serving })
+    }
+
+    /// Runs the same engines, control plane and requests in virtual time.
+    ///
+    /// # Errors
+    /// If the control plane refuses an engine.
+    pub(crate) fn in_virtual_time(&self) -> Result<Report> {
+        let machine = |(port, (spec, engine)): (u16, (ExecutionInstance, EngineConfig))| Machine {
+            spec: ExecutionInstance { port, ..spec },
+            cost: engine.cost.into(),
+            engine: EngineConfig { pace: Pace::Leap, ..engine },
+            start_up: Duration::ZERO,
+        };
+        let machines: Vec<Machine> = (1..).zip(self.demo.fleet()).map(machine).collect();
+        let simulation = Simulation {
+            config: &self.control_plane,
+            machines: &machines,
+            workload: &self.workload,
+            strikes: &[],
+            warm_up: Duration::ZERO,
+            check: false,
+        };
+        Ok(simulation.run(|_| {})?.report)
     }
 
     fn clients(&self, gateway: SocketAddr, clock: Clock) -> Result<Run> {

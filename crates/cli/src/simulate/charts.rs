@@ -56,12 +56,12 @@ pub(super) fn lines(title: &str, x: &str, lines: &[Line<'_>]) -> String {
     for step in 0..=5 {
         let value = right * f64::from(step) / 5.0;
         let (px, _) = at((value, 0.0));
+        let (place, unit) = if step == 5 { ("end", escaped(x)) } else { ("mid", String::new()) };
         let _ = write!(
             svg,
-            "<text x=\"{px:.1}\" y=\"{}\" class=\"tick mid\">{} {}</text>",
+            "<text x=\"{px:.1}\" y=\"{}\" class=\"tick {place}\">{} {unit}</text>",
             HEIGHT - 8.0,
             short(value),
-            if step == 5 { escaped(x) } else { String::new() }
         );
     }
     for line in lines {

@@ -123,10 +123,12 @@ impl Study {
         } else {
             while best.is_none() && high > LEAST {
                 let lower = high / 2.0;
-                if try_rate(lower, &mut best)? {
-                    low = lower;
-                } else {
-                    high = lower;
+                match try_rate(lower, &mut best) {
+                    Ok(true) => low = lower,
+                    Ok(false) => high = lower,
+                    // So slow that nothing comes: no rate is low enough.
+                    Err(StudyError::Nothing) => break,
+                    Err(error) => return Err(error),
                 }
             }
         }
