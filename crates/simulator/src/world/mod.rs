@@ -158,10 +158,13 @@ impl Simulation<'_> {
     pub fn run(&self, progress: impl Fn(usize)) -> Result<Outcome, SimulationError> {
         let mut world = World::new(self)?;
         world.run(progress);
+        let outcome = world.outcome();
+        // It looks a little beyond the end.
+        world.verify_end();
         if let Some(broken) = world.watch.as_mut().and_then(|watch| watch.broken.take()) {
             return Err(broken);
         }
-        Ok(world.outcome())
+        Ok(outcome)
     }
 }
 
@@ -279,7 +282,6 @@ impl<'a> World<'a> {
             }
         }
         self.note(self.now, next_arrival);
-        self.verify_end();
     }
 
     /// Keeps how things stand, for charts.
