@@ -2,21 +2,11 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Stdio};
 
-fn sagellm(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_sagellm"));
-    command.args(arguments).env_clear();
-    command
-}
+mod support;
 
-fn run(arguments: &[&str]) -> Output {
-    sagellm(arguments).output().expect("the binary starts")
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
+use support::{run, sagellm, text};
 
 /// A folder for the files of one test.
 struct Folder(PathBuf);

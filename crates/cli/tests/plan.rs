@@ -1,16 +1,8 @@
 //! `sagellm plan` and `sagellm topo` as their users meet them.
 
-use std::process::{Command, Output};
+mod support;
 
-fn run(arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_sagellm"));
-    command.args(arguments).env_clear();
-    command.output().expect("the binary starts")
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
+use support::{run, text};
 
 fn good(arguments: &[&str]) -> String {
     let output = run(arguments);

@@ -1,16 +1,14 @@
 //! `sagellm simulate` as its users meet it: scenarios, files, searches, mistakes.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Output;
+
+mod support;
+
+use support::text;
 
 fn run(arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_sagellm"));
-    command.args(["simulate", "--quiet"]).args(arguments).env_clear();
-    command.output().expect("the binary starts")
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
+    support::run(&[&["simulate", "--quiet"], arguments].concat())
 }
 
 fn good(arguments: &[&str]) -> String {

@@ -487,7 +487,7 @@ impl Fleet {
 impl Instance {
     /// Returns its rent, in US dollars per second.
     pub fn rent_per_second(&self) -> f64 {
-        self.spec.rent_per_hour().0 / 3600.0
+        self.spec.rent_per_second().0
     }
 
     /// Learns from the gauges of a good probe.

@@ -6,10 +6,9 @@
 //! request's budget, those whose cost is within `slack` of the cheapest; the router picks among them.
 //! Where no instance is that safe, the promise decides, as under `slo_aware`.
 
-use sagellm_types::{CandidateSet, Choice, Request, Timestamp};
+use sagellm_types::{CandidateSet, Request, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::strain::Promises;
 use crate::{Narrowing, SchedulingStrategy, SloAware, SloAwareConfig, Urgency};
 
 /// Settings of [`CostOptimized`].
@@ -59,14 +58,13 @@ impl SchedulingStrategy for CostOptimized {
         candidates: &mut CandidateSet<'_>,
         now: Timestamp,
     ) -> Narrowing {
-        let promises = Promises::of(request, now);
-        let safe = |c: &Choice<'_>| promises.strain(c).most() <= SAFE;
-        if candidates.iter().any(|c| safe(&c)) {
-            candidates.retain(safe);
-        } else {
+        let strains = self.promises.measure(request, candidates, now);
+        if !strains.iter().any(|strain| strain.most() <= SAFE) {
             // Nobody is safe: promises come first, and saving later.
-            return self.promises.narrow(request, candidates, now);
+            return self.promises.narrow_measured(request, candidates, now);
         }
+        let mut each = strains.iter();
+        candidates.retain(|_| each.next().is_some_and(|strain| strain.most() <= SAFE));
         if let Some(budget) = request.cost_budget
             && candidates.iter().any(|c| c.estimate().cost <= budget)
         {

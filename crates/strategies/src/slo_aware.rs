@@ -121,30 +121,8 @@ impl SchedulingStrategy for SloAware {
         candidates: &mut CandidateSet<'_>,
         now: Timestamp,
     ) -> Narrowing {
-        let promises = Promises::of(request, now);
-        self.strains.clear();
-        self.strains.extend(candidates.iter().map(|choice| promises.strain(&choice)));
-        let strains = self.strains.as_slice();
-        // What cannot be kept anywhere does not count against a place: then it is the others' turn.
-        let hopeless = least(strains, |strain| strain.own) > 1.0;
-        let most = |strain: &Strain| if hopeless { strain.others } else { strain.most() };
-        let bound = (least(strains, most) * (1.0 + ALIKE)).max(COMFORT);
-        let good = |strain: &Strain| most(strain) <= bound;
-        let harm = least(strains, |s| if good(s) { s.others } else { f64::INFINITY });
-        if harm > HARM {
-            let own = least(strains, |s| if good(s) { s.own } else { f64::INFINITY });
-            if let Some(until) = self.gives_way(request, own, now) {
-                return Narrowing::WaitUntil(until);
-            }
-        }
-        let fewest = strains.iter().map(|strain| strain.broken).min();
-        let kept = |strain: &Strain| match harm > LOST {
-            true => Some(strain.broken) == fewest,
-            false => good(strain) && strain.others <= harm.max(HARM),
-        };
-        let mut each = strains.iter();
-        candidates.retain(|_| each.next().is_some_and(kept));
-        Narrowing::Offer
+        self.measure(request, candidates, now);
+        self.narrow_measured(request, candidates, now)
     }
 
     fn name(&self) -> &'static str {
@@ -158,6 +136,53 @@ fn least(strains: &[Strain], of: impl Fn(&Strain) -> f64) -> f64 {
 }
 
 impl SloAware {
+    /// Returns the strain of each candidate, in their order, and keeps them for this decision.
+    pub(crate) fn measure(
+        &mut self,
+        request: &Request,
+        candidates: &CandidateSet<'_>,
+        now: Timestamp,
+    ) -> &[Strain] {
+        let promises = Promises::of(request, now);
+        self.strains.clear();
+        self.strains.extend(candidates.iter().map(|choice| promises.strain(&choice)));
+        &self.strains
+    }
+
+    /// Narrows candidates that have been measured and are all still there.
+    pub(crate) fn narrow_measured(
+        &self,
+        request: &Request,
+        candidates: &mut CandidateSet<'_>,
+        now: Timestamp,
+    ) -> Narrowing {
+        let strains = self.strains.as_slice();
+        if strains.iter().all(|strain| strain.most() <= COMFORT) {
+            return Narrowing::Offer;
+        }
+        // What cannot be kept anywhere does not count against a place: then it is the others' turn.
+        let hopeless = least(strains, |strain| strain.own) > 1.0;
+        let most = |strain: &Strain| if hopeless { strain.others } else { strain.most() };
+        let bound = (least(strains, most) * (1.0 + ALIKE)).max(COMFORT);
+        let good = |strain: &Strain| most(strain) <= bound;
+        let harm = least(strains, |s| if good(s) { s.others } else { f64::INFINITY });
+        if harm > HARM {
+            let own = least(strains, |s| if good(s) { s.own } else { f64::INFINITY });
+            if let Some(until) = self.gives_way(request, own, now) {
+                return Narrowing::WaitUntil(until);
+            }
+        }
+        let mut each = strains.iter();
+        if harm > LOST {
+            let fewest = strains.iter().map(|strain| strain.broken).min();
+            candidates.retain(|_| each.next().is_some_and(|strain| Some(strain.broken) == fewest));
+        } else {
+            let unharmed = |strain: &Strain| good(strain) && strain.others <= harm.max(HARM);
+            candidates.retain(|_| each.next().is_some_and(unharmed));
+        }
+        Narrowing::Offer
+    }
+
     /// Returns until when a request may still wait so that others keep their promises; `None` once
     /// half of what it asks for, or of the time after which it counts as waiting too long, is used.
     fn gives_way(&self, request: &Request, own: f64, now: Timestamp) -> Option<Timestamp> {

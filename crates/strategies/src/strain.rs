@@ -16,8 +16,8 @@ pub(crate) struct Strain {
     pub(crate) own: f64,
     /// On what those ask for that run on the instance.
     pub(crate) others: f64,
-    /// Promises that are predicted to be broken by it: its own, and those of everybody there unless
-    /// they are broken already.
+    /// Requests that are predicted to suffer by it: itself, and all that run there (of whom only the
+    /// strictest promise is known) unless that is broken already.
     pub(crate) broken: u32,
 }
 

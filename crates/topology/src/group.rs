@@ -86,9 +86,9 @@ impl Topology {
         if free.len() <= EXACT { self.best_of_all(size, &free) } else { self.grown(size, &free) }
     }
 
-    /// Returns `count` disjoint groups of `size` GPUs among `free`, the best one that is left each
-    /// time, improved by exchanges between groups while the worst of them gets better; `None` if there
-    /// are too few GPUs.
+    /// Returns `count` disjoint groups of `size` GPUs among `free`: up to [`EXACT`] of them the best
+    /// together (the narrowest of all groups, then hops and NUMA nodes in sum), beyond the best that is
+    /// left each time; `None` if there are too few GPUs.
     ///
     /// # Panics
     /// If a place is not below the number of GPUs.

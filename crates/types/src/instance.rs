@@ -340,6 +340,11 @@ impl ExecutionInstance {
         Usd(self.price_per_gpu_hour * f64::from(self.gpu_count))
     }
 
+    /// Returns the same for one second.
+    pub fn rent_per_second(&self) -> Usd {
+        Usd(self.rent_per_hour().0 / 3600.0)
+    }
+
     /// Returns the address before `/v1`, without a slash at its end.
     pub fn base_url(&self) -> String {
         format!("{}://{}:{}{}", self.scheme, self.host, self.port, self.base_path)

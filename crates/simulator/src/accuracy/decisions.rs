@@ -25,9 +25,8 @@ pub struct Decision {
     pub shape: (f64, f64),
     /// The limit on the time per output token.
     pub tpot_ms: f64,
-    /// What was chosen: the size of tensor parallelism and the clients; nothing if no point was
-    /// predicted to keep the limits.
-    pub chosen: Option<(f64, f64)>,
+    /// What was chosen: the size of tensor parallelism and the clients.
+    pub chosen: (f64, f64),
     /// The best that was measured.
     pub best: (f64, f64),
     /// 1 − measured value of the choice / the best measured; 1 if the choice breaks a limit.
@@ -185,15 +184,15 @@ pub fn decide(rows: &[Measured]) -> Decisions {
                 let each = Interval::chance(point.interval.tpot, tpot, limit);
                 point.value(point.predicted, output) * first * each
             };
-            let chosen = points.iter().max_by(|a, b| hoped(a).total_cmp(&hoped(b)));
-            let kept = chosen.filter(|point| keeps(point.measured));
+            let chosen =
+                points.iter().max_by(|a, b| hoped(a).total_cmp(&hoped(b))).expect("some qualify");
             decisions.push(Decision {
                 name: name.clone(),
                 shape: (*isl as f64, output),
                 tpot_ms: limit,
-                chosen: chosen.map(|point| (point.tensor, point.clients)),
+                chosen: (chosen.tensor, chosen.clients),
                 best: (best.tensor, best.clients),
-                regret: kept.map_or(1.0, |point| regret(worth(point))),
+                regret: if keeps(chosen.measured) { regret(worth(chosen)) } else { 1.0 },
             });
         }
     }
@@ -221,7 +220,7 @@ impl Decisions {
         let show = |(tensor, clients): (f64, f64)| format!("TP{tensor} × {clients}");
         for decision in &self.decisions {
             let Decision { name, shape, tpot_ms, chosen, best, regret } = decision;
-            let chosen = chosen.map_or_else(|| "none".to_owned(), show);
+            let chosen = show(*chosen);
             let _ = writeln!(
                 text,
                 "| {name} | {}/{} | {tpot_ms} | {chosen} | {} | {:.1} % |",

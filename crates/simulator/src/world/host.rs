@@ -104,7 +104,7 @@ impl Host {
 
     /// Returns the rent of all its GPUs, in US dollars per second.
     pub(super) fn rent_per_second(&self) -> f64 {
-        self.machine.spec.rent_per_hour().0 / 3600.0
+        self.machine.spec.rent_per_second().0
     }
 
     /// Returns for how long it has been registered.
