@@ -12,7 +12,9 @@ impl Engine {
         let size = u64::from(self.config.block_size);
         let mut private = 0;
         let mut held: Vec<u32> = Vec::new();
-        for &place in &self.running {
+        let reading = self.reading.iter().map(|timer| timer.1);
+        let joining = reading.chain(self.received.iter().map(|key| key.2));
+        for place in self.running.iter().copied().chain(joining) {
             let slot = &self.slots[place as usize];
             let id = slot.sequence.id;
             if slot.sequence.output_tokens > 0 && slot.remaining() == 0 {
@@ -22,6 +24,14 @@ impl Engine {
             if u64::from(slot.computed) > room {
                 let computed = slot.computed;
                 return Err(format!("sequence {id} has {computed} tokens in room for {room}"));
+            }
+            private += slot.private;
+            held.extend(&slot.held);
+        }
+        for &(_, place) in &self.kept {
+            let slot = &self.slots[place as usize];
+            if slot.remaining() > 0 {
+                return Err(format!("sequence {} is kept and has not ended", slot.sequence.id));
             }
             private += slot.private;
             held.extend(&slot.held);

@@ -44,6 +44,9 @@ pub struct EngineConfig {
     pub enable_prefix_caching: bool,
     /// Most sequences waiting; more are refused.
     pub max_num_queued_reqs: Option<u32>,
+    /// How long the blocks of a prompt stay for another engine to read, in milliseconds (vLLM's
+    /// `kv_lease_duration`).
+    pub kv_lease_ms: u64,
     /// In which order waiting sequences are taken.
     pub scheduling_policy: Policy,
     /// Whether runs of equal steps are leapt over.
@@ -61,6 +64,7 @@ impl Default for EngineConfig {
             max_model_len: 32_768,
             enable_prefix_caching: true,
             max_num_queued_reqs: None,
+            kv_lease_ms: 30_000,
             scheduling_policy: Policy::Fcfs,
             pace: Pace::Step,
         }

@@ -10,7 +10,7 @@ use sagellm_types::planted::{self, Bug};
 
 use crate::blocks::Blocks;
 use crate::run::Run;
-use crate::{EngineConfig, Event, EventKind, Gauges, Rejection, Sequence};
+use crate::{EngineConfig, Event, EventKind, Gauges, Leg, Rejection, Sequence, Transfer};
 
 /// A vLLM engine as a pure state machine: no clock, no IO, no randomness.
 ///
@@ -25,7 +25,7 @@ use crate::{EngineConfig, Event, EventKind, Gauges, Rejection, Sequence};
 ///
 /// let cost = OperatorCost::preset("llama-3.1-8b", Some("H100"), Layout::tensor(1));
 /// let mut engine = Engine::new(EngineConfig::default(), cost);
-/// let sequence = Sequence { id: 7, prompt_tokens: 100, output_tokens: 3, prefix_blocks: vec![], priority: 0 };
+/// let sequence = Sequence { id: 7, prompt_tokens: 100, output_tokens: 3, ..Default::default() };
 /// engine.submit(sequence, Timestamp::ZERO).expect("it fits");
 /// let mut events = Vec::new();
 /// while let Some(boundary) = engine.next_boundary() {
@@ -46,12 +46,23 @@ pub struct Engine {
     pub(crate) run: Option<Run>,
     pub(crate) slots: Vec<Slot>,
     vacant: Vec<u32>,
-    places: IndexMap<u64, u32, FxBuildHasher>,
+    pub(crate) places: IndexMap<u64, u32, FxBuildHasher>,
     /// Slots in the batch, in the order in which they joined it.
     pub(crate) running: Vec<u32>,
     /// Slots that wait, by (priority, order of arrival).
     pub(crate) waiting: BTreeSet<(i64, u64, u32)>,
     arrivals: u64,
+    /// No step is worth beginning before: what waits finds no blocks.
+    idle_until: Picos,
+    /// Slots whose sequences have ended and whose blocks stay for another engine, by the end of
+    /// their lease.
+    pub(crate) kept: BTreeSet<(Picos, u32)>,
+    /// Slots whose keys and values are on their way here, by when they will have come.
+    pub(crate) reading: BTreeSet<(Picos, u32)>,
+    /// Slots whose keys and values have come, ordered as those that wait; they join first.
+    pub(crate) received: BTreeSet<(i64, u64, u32)>,
+    /// Until when the link from other engines is taken.
+    pub(crate) link_free: Picos,
     pub(crate) blocks: Blocks,
     pub(crate) counters: Gauges,
 }
@@ -75,8 +86,12 @@ pub(crate) struct Slot {
     pub(crate) held: Vec<u32>,
     /// Prompt blocks that were found, stored, or turned out to be stored by another.
     pub(crate) hashed: u32,
-    /// Prompt tokens found when it was first scheduled.
+    /// Prompt tokens found, or read from elsewhere, when it was first scheduled.
     pub(crate) cached: Option<u32>,
+    /// How its keys and values will be read, if they are not computed here.
+    pub(crate) transfer: Option<Transfer>,
+    /// When its lease runs out or its read ends, while one of the two is under way.
+    pub(crate) timer: Picos,
 }
 
 impl Slot {
@@ -98,7 +113,7 @@ impl Slot {
         self.sequence.output_tokens - self.produced
     }
 
-    fn waiting_key(&self, place: u32) -> (i64, u64, u32) {
+    pub(crate) fn waiting_key(&self, place: u32) -> (i64, u64, u32) {
         (self.sequence.priority, self.order, place)
     }
 }
@@ -120,6 +135,11 @@ impl Engine {
             running: Vec::new(),
             waiting: BTreeSet::new(),
             arrivals: 0,
+            idle_until: Picos::ZERO,
+            kept: BTreeSet::new(),
+            reading: BTreeSet::new(),
+            received: BTreeSet::new(),
+            link_free: Picos::ZERO,
             blocks: Blocks::new(config.num_blocks),
             counters: Gauges { num_blocks: config.num_blocks, ..Gauges::default() },
         }
@@ -176,6 +196,10 @@ impl Engine {
             sequence.priority = 0;
         }
         self.arrivals += 1;
+        let transfer = match sequence.leg {
+            Leg::Decode(transfer) => Some(transfer),
+            Leg::Whole | Leg::Prefill => None,
+        };
         let slot = Slot {
             sequence,
             arrived: now,
@@ -187,6 +211,8 @@ impl Engine {
             held: Vec::new(),
             hashed: 0,
             cached: None,
+            transfer,
+            timer: Picos::ZERO,
         };
         let place = match self.vacant.pop() {
             Some(place) => place,
@@ -198,21 +224,31 @@ impl Engine {
             None => self.slots.push(slot),
         }
         self.places.insert(id, place);
-        if let Some(run) = &mut self.run {
-            run.cut(now);
-        }
+        self.wake(now);
         Ok(())
     }
 
+    /// Looks again at what waits after the step under way; an idle engine at once.
+    pub(crate) fn wake(&mut self, now: Picos) {
+        self.idle_until = self.idle_until.min(now);
+        if let Some(run) = &mut self.run {
+            run.cut(now);
+        }
+    }
+
     /// Drops a sequence at once, whatever it is doing; the step under way takes its time all the
-    /// same. Returns whether there was one.
+    /// same. Returns whether there was one that had not ended.
     pub fn abort(&mut self, id: u64, now: Timestamp) -> bool {
         let Some(&place) = self.places.get(&id) else { return false };
-        if let Some(run) = &mut self.run {
-            run.cut(Picos::until(now));
+        let slot = &self.slots[place as usize];
+        let (key, timer) = (slot.waiting_key(place), (slot.timer, place));
+        if self.kept.contains(&timer) {
+            return false;
         }
-        let key = self.slots[place as usize].waiting_key(place);
-        if !self.waiting.remove(&key) {
+        self.wake(Picos::until(now));
+        let apart =
+            self.waiting.remove(&key) || self.received.remove(&key) || self.reading.remove(&timer);
+        if !apart {
             self.running.retain(|running| *running != place);
         }
         if !planted::is(Bug::BlocksKept) {
@@ -223,7 +259,8 @@ impl Engine {
     }
 
     /// Returns when something can happen next: the end of the step under way (of the run, when
-    /// leaping), or the arrival that wakes an idle engine; `None` when idle.
+    /// leaping), or what wakes an idle engine: an arrival, the end of a read or of a lease; `None`
+    /// when there is nothing to come.
     pub fn next_boundary(&self) -> Option<Timestamp> {
         match &self.run {
             Some(run) => Some(run.end_of(run.steps).timestamp()),
@@ -249,7 +286,11 @@ impl Engine {
             match self.next_start() {
                 Some(start) if start <= to => {
                     self.now = start;
-                    self.run = Some(self.schedule(events));
+                    self.settle(events);
+                    self.run = self.schedule(events);
+                    if self.run.is_none() {
+                        self.idle_until = self.next_timer().unwrap_or(Picos::MAX);
+                    }
                 }
                 _ => return,
             }
@@ -260,7 +301,7 @@ impl Engine {
     pub fn gauges(&self) -> Gauges {
         Gauges {
             running: self.running.len() as u32,
-            waiting: self.waiting.len() as u32,
+            waiting: (self.waiting.len() + self.reading.len() + self.received.len()) as u32,
             used_blocks: self.blocks.used(),
             ..self.counters
         }
@@ -276,9 +317,12 @@ impl Engine {
         if !self.running.is_empty() {
             return Some(self.now);
         }
-        let first = self.waiting.iter().map(|&(_, _, place)| self.slots[place as usize].arrived);
         // Preempted ones arrived long ago; only an idle engine looks at arrivals at all.
-        first.min().map(|arrived| arrived.max(self.now))
+        let arrivals = self.waiting.iter().map(|&(_, _, place)| self.slots[place as usize].arrived);
+        let begin = arrivals.min().map(|arrived| arrived.max(self.idle_until));
+        let next = begin.into_iter().chain(self.next_timer()).min();
+        let next = if self.received.is_empty() { next } else { Some(self.now) };
+        next.map(|next| next.max(self.now))
     }
 
     /// Gives out the tokens of the steps of `run` up to step `ended`.
@@ -287,7 +331,7 @@ impl Engine {
         if let (Some(meter), StepCost::Operators(cost)) = (&mut self.meter, &self.cost) {
             cost.add_run(&run.first, run.near, run.done..ended, meter);
         }
-        let at = run.end_of(ended).timestamp();
+        let at = run.end_of(ended);
         self.counters.steps += u64::from(steps);
         self.counters.busy += run.end_of(ended) - run.end_of(run.done);
         if run.steps > 1 {
@@ -319,13 +363,7 @@ impl Engine {
     }
 
     /// Gives out the tokens of `steps` steps of one sequence, and returns whether it has ended.
-    fn complete_one(
-        &mut self,
-        place: u32,
-        steps: u32,
-        at: Timestamp,
-        events: &mut Vec<Event>,
-    ) -> bool {
+    fn complete_one(&mut self, place: u32, steps: u32, at: Picos, events: &mut Vec<Event>) -> bool {
         let slot = &mut self.slots[place as usize];
         if slot.scheduled == 0 {
             return false;
@@ -335,7 +373,7 @@ impl Engine {
         if slot.computed < slot.tokens() {
             return false;
         }
-        let mut event = |kind| events.push(Event { id, at, kind });
+        let mut event = |kind| events.push(Event { id, at: at.timestamp(), kind });
         if slot.produced == 0 {
             self.counters.prompt_tokens += u64::from(slot.sequence.prompt_tokens);
         }
@@ -352,8 +390,12 @@ impl Engine {
         }
         event(EventKind::Finished);
         self.counters.finished += 1;
-        self.release(place);
-        self.vacate(place);
+        if slot.sequence.leg == Leg::Prefill {
+            self.keep(place, at);
+        } else {
+            self.release(place);
+            self.vacate(place);
+        }
         true
     }
 
@@ -368,7 +410,7 @@ impl Engine {
         (slot.computed, slot.scheduled, slot.hashed) = (0, 0, 0);
     }
 
-    fn vacate(&mut self, place: u32) {
+    pub(crate) fn vacate(&mut self, place: u32) {
         self.places.swap_remove(&self.slots[place as usize].sequence.id);
         self.vacant.push(place);
     }

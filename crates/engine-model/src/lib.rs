@@ -16,8 +16,7 @@
 //!
 //! let mut engine = Engine::new(EngineConfig::default(), LinearCost::TINY);
 //! for id in 0..4 {
-//!     let sequence =
-//!         Sequence { id, prompt_tokens: 500, output_tokens: 20, prefix_blocks: vec![], priority: 0 };
+//!     let sequence = Sequence { id, prompt_tokens: 500, output_tokens: 20, ..Default::default() };
 //!     engine.submit(sequence, Timestamp::ZERO).expect("it fits");
 //! }
 //! let mut events = Vec::new();
@@ -30,6 +29,7 @@ mod blocks;
 mod check;
 mod config;
 mod engine;
+mod leg;
 mod run;
 mod schedule;
 mod sequence;
@@ -38,6 +38,7 @@ pub mod server;
 
 pub use config::{EngineConfig, Pace, Policy};
 pub use engine::Engine;
+pub use leg::{Leg, Transfer};
 pub use sequence::{Event, EventKind, Gauges, Rejection, Sequence};
 
 #[cfg(doctest)]

@@ -3,10 +3,12 @@
 //! Sequences in the batch come first, each with the token that it lacks or the next chunk of its
 //! prompt; what is left of the token budget goes to waiting ones, in order, until one does not fit.
 //! When a sequence in the batch finds no block, the newest (under `priority`: the least urgent)
-//! loses all of its own and waits to be computed again; in such a step nobody joins.
+//! loses all of its own and waits to be computed again; in such a step nobody joins. A sequence whose
+//! prompt is read from another engine ([`Leg`](crate::Leg)) takes its blocks in its turn, and joins
+//! before all others once they have been filled.
 //! Not modelled: encoder budgets, speculative tokens, LoRA limits, asynchronous scheduling.
 
-use sagellm_perf::Batch;
+use sagellm_perf::{Batch, Picos};
 
 use crate::engine::Engine;
 use crate::run::Run;
@@ -28,17 +30,30 @@ enum Stop {
 impl Engine {
     /// Chooses what is computed from now on, and for how many steps.
     ///
-    /// The caller has made sure that there is work.
-    pub(crate) fn schedule(&mut self, events: &mut Vec<Event>) -> Run {
+    /// `None` if nothing can be: what waits finds no blocks, because they are kept for other engines
+    /// or being filled by them.
+    pub(crate) fn schedule(&mut self, events: &mut Vec<Event>) -> Option<Run> {
         let mut budget = self.config.max_num_batched_tokens;
         let preempted = self.schedule_running(&mut budget, events);
-        let stop = if preempted { Stop::Preempted } else { self.admit(&mut budget) };
+        let stop = match preempted && !self.running.is_empty() {
+            true => Stop::Preempted,
+            false => self.admit(&mut budget),
+        };
+        if self.running.is_empty() {
+            return None;
+        }
         let (first, near, until) = self.batch();
         let steps = match self.config.pace {
             Pace::Step => 1,
             Pace::Leap => self.leap(&first, stop).min(until),
         };
-        Run { start: self.now, time: self.cost.run(&first, near), first, near, steps, done: 0 }
+        let time = self.cost.run(&first, near);
+        let mut run = Run { start: self.now, time, first, near, steps, done: 0 };
+        if let Some(timer) = self.next_timer() {
+            // What ends with a step is seen before the next one begins.
+            run.cut(timer - Picos(1));
+        }
+        Some(run)
     }
 
     /// Gives the sequences in the batch their tokens; returns whether any had to be preempted.
@@ -97,13 +112,23 @@ impl Engine {
     /// Lets waiting sequences join the batch, in order, until one does not fit.
     fn admit(&mut self, budget: &mut u32) -> Stop {
         let block_size = self.config.block_size;
+        let seats = self.config.max_num_seqs as usize;
+        while let Some(&(_, _, place)) = self.received.first() {
+            if *budget == 0 || self.running.len() >= seats {
+                return Stop::Full;
+            }
+            self.received.pop_first();
+            self.running.push(place);
+            self.give(place, 1, 0);
+            *budget -= 1;
+        }
         while let Some(&key) = self.waiting.first() {
             let place = key.2;
             let slot = &self.slots[place as usize];
             if slot.arrived > self.now {
                 return Stop::NoneWaits;
             }
-            if *budget == 0 || self.running.len() >= self.config.max_num_seqs as usize {
+            if *budget == 0 || self.running.len() >= seats {
                 return Stop::Full;
             }
             // At least the last token is computed, so that there is something to draw from.
@@ -115,14 +140,22 @@ impl Engine {
                 false => (0, 0),
             };
             let hit = found * block_size;
-            let tokens = (slot.tokens() - hit).min(*budget).min(self.config.chunk());
+            let transfer = slot.transfer;
+            let tokens = match transfer {
+                None => (slot.tokens() - hit).min(*budget).min(self.config.chunk()),
+                Some(_) => slot.tokens() - hit,
+            };
             let need = (hit + tokens).div_ceil(block_size) - found;
             if need + unheld > self.blocks.available() {
                 return Stop::NoBlocks;
             }
             self.waiting.pop_first();
-            self.running.push(place);
             self.reuse(place, found);
+            if let Some(transfer) = transfer {
+                self.read(place, transfer, need);
+                continue;
+            }
+            self.running.push(place);
             self.give(place, tokens, need);
             *budget -= tokens;
         }

@@ -4,8 +4,10 @@ use sagellm_perf::Picos;
 use sagellm_types::Timestamp;
 use thiserror::Error;
 
+use crate::Leg;
+
 /// One generation to run. `n > 1` answers are `n` sequences.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Sequence {
     /// The caller's name for it; unique among those that have not ended.
     pub id: u64,
@@ -18,6 +20,8 @@ pub struct Sequence {
     pub prefix_blocks: Vec<u64>,
     /// Lower is more urgent; counts under [`Policy::Priority`](crate::Policy) only.
     pub priority: i64,
+    /// Which part of its request it is.
+    pub leg: Leg,
 }
 
 /// Why a sequence is not taken.
@@ -65,7 +69,8 @@ pub struct Event {
 pub enum EventKind {
     /// Its first output token came.
     FirstToken {
-        /// Prompt tokens that the prefix cache held when it was first scheduled.
+        /// Prompt tokens that the prefix cache held, or that came from another engine, when it was
+        /// first scheduled.
         cached: u32,
     },
     /// So many further output tokens came, the last of them at the time of the event.
@@ -74,6 +79,8 @@ pub enum EventKind {
     Finished,
     /// Its blocks were needed by others: it waits again and will be computed anew.
     Preempted,
+    /// The keys and values of its prompt have come from another engine, which may drop them now.
+    Received,
 }
 
 /// What an engine shows of itself: gauges now, counters since its start.
@@ -81,9 +88,9 @@ pub enum EventKind {
 pub struct Gauges {
     /// Sequences in the batch.
     pub running: u32,
-    /// Sequences waiting.
+    /// Sequences waiting, for blocks or for what they read from other engines.
     pub waiting: u32,
-    /// Blocks that sequences hold.
+    /// Blocks that sequences hold, or that are kept for other engines.
     pub used_blocks: u32,
     /// All blocks.
     pub num_blocks: u32,
@@ -93,6 +100,10 @@ pub struct Gauges {
     pub prefix_hits: u64,
     /// Prompt tokens of sequences whose prefill has ended, found ones included.
     pub prompt_tokens: u64,
+    /// Prompt tokens whose keys and values were read from other engines.
+    pub received_tokens: u64,
+    /// Prompts whose blocks were kept for another engine until their lease ran out.
+    pub leases_expired: u64,
     /// Output tokens.
     pub generation_tokens: u64,
     /// Preemptions.

@@ -4,35 +4,56 @@
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
-use sagellm_engine_model::{Engine, EngineConfig, Event, EventKind, Pace, Policy, Sequence};
+use sagellm_engine_model::{
+    Engine, EngineConfig, Event, EventKind, Leg, Pace, Policy, Sequence, Transfer,
+};
 use sagellm_perf::{LinearCost, Picos};
 use sagellm_types::Timestamp;
 
 /// Something that a client does.
 #[derive(Clone, Debug)]
 enum Act {
-    Submit { prompt: u32, output: u32, family: u8, priority: i64 },
+    Submit { prompt: u32, output: u32, family: u8, priority: i64, leg: Leg },
     Abort { which: usize },
+    HandOver { which: usize },
+}
+
+fn leg() -> impl Strategy<Value = Leg> {
+    let transfer = (0..3_000_000_u64, 0..2_000_000_u64).prop_map(|(latency, per_block)| {
+        Leg::Decode(Transfer {
+            latency: Picos(latency * 1_003),
+            per_block: Picos(per_block * 1_009),
+        })
+    });
+    prop_oneof![4 => Just(Leg::Whole), 1 => Just(Leg::Prefill), 2 => transfer]
 }
 
 /// Acts with the microseconds that pass before each.
 fn acts() -> impl Strategy<Value = Vec<(u64, Act)>> {
-    let submit = (1..400_u32, 0..120_u32, 0..4_u8, -2..3_i64).prop_map(
-        |(prompt, output, family, priority)| Act::Submit { prompt, output, family, priority },
+    let submit = (1..400_u32, 0..120_u32, 0..4_u8, -2..3_i64, leg()).prop_map(
+        |(prompt, output, family, priority, leg)| Act::Submit {
+            prompt,
+            output,
+            family,
+            priority,
+            leg,
+        },
     );
     let abort = any::<usize>().prop_map(|which| Act::Abort { which });
-    let act = prop_oneof![8 => submit, 1 => abort];
+    let hand_over = any::<usize>().prop_map(|which| Act::HandOver { which });
+    let act = prop_oneof![8 => submit, 1 => abort, 1 => hand_over];
     prop::collection::vec((prop_oneof![Just(0), 0..80_000_u64], act), 1..40)
 }
 
 fn config() -> impl Strategy<Value = EngineConfig> {
-    (33..200_u32, 1..20_u32, 8..400_u32, any::<bool>(), any::<bool>()).prop_map(
-        |(num_blocks, max_num_seqs, max_num_batched_tokens, enable_prefix_caching, priority)| {
+    (33..200_u32, 1..20_u32, 8..400_u32, any::<bool>(), any::<bool>(), 0..300_u64).prop_map(
+        |(num_blocks, max_num_seqs, max_num_batched_tokens, caching, priority, kv_lease_ms)| {
             EngineConfig {
+                kv_lease_ms,
                 num_blocks,
                 max_num_seqs,
                 max_num_batched_tokens,
-                enable_prefix_caching,
+                enable_prefix_caching: caching,
                 scheduling_policy: if priority { Policy::Priority } else { Policy::Fcfs },
                 ..EngineConfig::default()
             }
@@ -78,14 +99,16 @@ fn play(config: EngineConfig, acts: &[(u64, Act)], poll: bool) -> Log {
             assert!(gauges.running <= config.max_num_seqs);
         }
         engine.advance(at, &mut events);
+        assert_eq!(engine.check(), Ok(()));
         match act {
-            Act::Submit { prompt, output, family, priority } => {
+            Act::Submit { prompt, output, family, priority, leg } => {
                 let sequence = Sequence {
                     id: id as u64,
                     prompt_tokens: *prompt,
                     output_tokens: *output,
                     prefix_blocks: blocks(*family, *prompt),
                     priority: *priority,
+                    leg: *leg,
                 };
                 if engine.submit(sequence, at).is_ok() {
                     accepted.insert(id as u64, *output);
@@ -96,6 +119,9 @@ fn play(config: EngineConfig, acts: &[(u64, Act)], poll: bool) -> Log {
                 if engine.abort(victim, at) {
                     aborted.push(victim);
                 }
+            }
+            Act::HandOver { which } => {
+                engine.handed_over((which % acts.len()) as u64, at);
             }
         }
     }
@@ -138,7 +164,7 @@ proptest! {
                     *tokens.get_mut(&event.id).expect("the first token comes first") += n;
                 }
                 EventKind::Finished => { ended.insert(event.id, event.at); }
-                EventKind::Preempted => {}
+                EventKind::Preempted | EventKind::Received => {}
             }
         }
         for (id, output) in &log.accepted {
@@ -168,7 +194,7 @@ proptest! {
 }
 
 fn sequence(id: u64, prompt_tokens: u32, output_tokens: u32) -> Sequence {
-    Sequence { id, prompt_tokens, output_tokens, prefix_blocks: vec![], priority: 0 }
+    Sequence { id, prompt_tokens, output_tokens, ..Sequence::default() }
 }
 
 #[test]
@@ -290,4 +316,80 @@ fn a_million_tokens_are_leapt_over_in_few_events() {
     engine.advance(Timestamp::MAX, &mut events);
     assert_eq!(engine.gauges().generation_tokens, 1_000_000);
     assert!(events.len() < 20, "{}", events.len());
+}
+
+/// One block of 16 tokens a millisecond, after two.
+const LINK: Transfer =
+    Transfer { latency: Picos::from_millis(2), per_block: Picos::from_millis(1) };
+
+fn micros(events: &[Event]) -> Vec<(u64, f64, EventKind)> {
+    events.iter().map(|e| (e.id, e.at.as_nanos() as f64 / 1e3, e.kind)).collect()
+}
+
+#[test]
+fn a_prompt_computed_here_is_decoded_there() {
+    let config = EngineConfig::default();
+    let mut prefill = Engine::new(config, LinearCost::TINY);
+    let mut decode = Engine::new(config, LinearCost::TINY);
+    let leg = |output, leg| Sequence { leg, ..sequence(1, 100, output) };
+    prefill.submit(leg(1, Leg::Prefill), Timestamp::ZERO).expect("fits");
+    let mut events = Vec::new();
+    prefill.advance(Timestamp::from_millis(6), &mut events);
+    let first = (1, 6_000.0, EventKind::FirstToken { cached: 0 });
+    assert_eq!(micros(&events), [first, (1, 6_000.0, EventKind::Finished)]);
+    assert_eq!(prefill.gauges().used_blocks, 7, "they wait to be read");
+
+    decode.submit(leg(2, Leg::Decode(LINK)), Timestamp::from_millis(6)).expect("fits");
+    events.clear();
+    decode.advance(Timestamp::from_millis(6), &mut events);
+    assert_eq!((decode.gauges().waiting, decode.gauges().used_blocks), (1, 7));
+    decode.advance(Timestamp::MAX, &mut events);
+    // 2 ms and 7 blocks; then a step of one prompt token, then one of 101 KV tokens.
+    let expected = [
+        (1, 15_000.0, EventKind::Received),
+        (1, 19_020.0, EventKind::FirstToken { cached: 99 }),
+        (1, 23_051.01, EventKind::Tokens(1)),
+        (1, 23_051.01, EventKind::Finished),
+    ];
+    assert_eq!(micros(&events), expected);
+    assert_eq!((decode.gauges().received_tokens, decode.gauges().steps), (100, 2));
+
+    assert!(prefill.handed_over(1, Timestamp::from_millis(15)));
+    assert!(!prefill.handed_over(1, Timestamp::from_millis(15)), "only once");
+    assert_eq!((prefill.gauges().used_blocks, prefill.gauges().leases_expired), (0, 0));
+}
+
+#[test]
+fn a_lease_that_nobody_uses_runs_out() {
+    let config = EngineConfig { num_blocks: 8, kv_lease_ms: 500, ..EngineConfig::default() };
+    let mut engine = Engine::new(config, LinearCost::TINY);
+    let mut events = Vec::new();
+    engine
+        .submit(Sequence { leg: Leg::Prefill, ..sequence(1, 100, 1) }, Timestamp::ZERO)
+        .expect("fits");
+    engine.submit(sequence(2, 100, 1), Timestamp::ZERO).expect("fits");
+    engine.advance(Timestamp::MAX, &mut events);
+    let first = events.iter().find(|e| e.id == 2).expect("it gets its blocks at last");
+    assert_eq!(first.at, Timestamp::from_millis(6 + 500 + 6));
+    assert_eq!(engine.gauges().leases_expired, 1);
+}
+
+#[test]
+fn reads_share_the_link_and_what_is_stored_here_is_not_read() {
+    let mut engine = Engine::new(EngineConfig::default(), LinearCost::TINY);
+    let leg = Leg::Decode(LINK);
+    let mut events = Vec::new();
+    for (id, family) in [(1, 0), (2, 1), (3, 0)] {
+        let read = Sequence { leg, prefix_blocks: blocks(family, 64), ..sequence(id, 64, 1) };
+        let at = Timestamp::from_millis(if id == 3 { 100 } else { 0 });
+        engine.advance(at, &mut events);
+        engine.submit(read, at).expect("fits");
+    }
+    engine.advance(Timestamp::MAX, &mut events);
+    let received = events.iter().filter(|e| e.kind == EventKind::Received);
+    // Four blocks each; the second after the first, noticed after the step under way (6 to 10.02
+    // ms). The third finds three of its four.
+    let at: Vec<_> = received.map(|e| e.at.as_nanos() / 1_000).collect();
+    assert_eq!(at, [6_000, 10_020, 103_000]);
+    assert_eq!(engine.gauges().received_tokens, 64 + 64 + 16);
 }

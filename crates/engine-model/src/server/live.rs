@@ -273,6 +273,7 @@ impl Core {
             output_tokens: job.output_tokens,
             prefix_blocks: job.prefix_blocks,
             priority: job.priority,
+            ..Sequence::default()
         };
         if let Err(rejection) = self.engine.submit(sequence, now) {
             self.vacant.push(place);
@@ -341,7 +342,7 @@ impl Core {
                 *self.stats.success(live.finish) += 1;
                 self.vacate(id);
             }
-            EventKind::Preempted => {}
+            EventKind::Preempted | EventKind::Received => {}
         }
     }
 }

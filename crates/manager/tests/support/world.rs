@@ -304,7 +304,7 @@ impl World {
                     host.running.remove(&event.id);
                     self.watched.finished(attempt, usage, now)
                 }
-                EventKind::Preempted => continue,
+                EventKind::Preempted | EventKind::Received => continue,
             };
             self.carry_out(commands);
         }
@@ -336,8 +336,7 @@ impl World {
             id,
             prompt_tokens: prompt as u32,
             output_tokens: output,
-            prefix_blocks: Vec::new(),
-            priority: 0,
+            ..Sequence::default()
         };
         match host.engine.submit(sequence, now) {
             Ok(()) => {

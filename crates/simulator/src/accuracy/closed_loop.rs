@@ -233,13 +233,8 @@ impl Loop<'_> {
         let id = self.asked;
         self.asked += 1;
         let way = std::time::Duration::from_secs_f64(self.cost.overhead(u64::from(prompt)));
-        let sequence = Sequence {
-            id,
-            prompt_tokens: prompt,
-            output_tokens: output,
-            prefix_blocks: Vec::new(),
-            priority: 0,
-        };
+        let sequence =
+            Sequence { id, prompt_tokens: prompt, output_tokens: output, ..Sequence::default() };
         self.coming.insert((now + way, id), sequence);
         let work = [0.0; Factor::COUNT];
         self.open.push_back(Open {
@@ -284,7 +279,7 @@ impl Loop<'_> {
                 }
                 self.ask(event.at);
             }
-            EventKind::Tokens(_) | EventKind::Preempted => {}
+            EventKind::Tokens(_) | EventKind::Preempted | EventKind::Received => {}
         }
     }
 

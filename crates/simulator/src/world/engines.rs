@@ -83,7 +83,7 @@ impl World<'_> {
             prompt_tokens: counted(arrival.prompt),
             output_tokens: counted(arrival.output),
             prefix_blocks: blocks(arrival, at.engine.config()),
-            priority: 0,
+            ..Sequence::default()
         };
         match at.engine.submit(sequence, now) {
             Ok(()) => {
@@ -162,6 +162,7 @@ impl World<'_> {
                     self.tell(Event::Finished { attempt, usage, gaps: None });
                 }
                 EventKind::Preempted => self.cover(|coverage| coverage.preemption = true),
+                EventKind::Received => {}
             }
         }
         events.clear();
