@@ -72,6 +72,9 @@ pub(crate) struct SourceArgs {
     pub(crate) users: Option<u32>,
 }
 
+/// What a scenario or a workload file says itself.
+const OWN: &[&str] = &["--rate", "--gaps", "--cv", "--prompt-tokens", "--output-tokens", "--mix"];
+
 /// How regular gaps are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, ValueEnum)]
 pub(crate) enum GapLaw {
@@ -132,30 +135,24 @@ impl SourceArgs {
     /// # Errors
     /// As [`SourceArgs::workload`].
     pub(crate) fn source(&self) -> Result<Source> {
-        let rate_scale = self.positive_rate_scale()?;
-        let origin = match (&self.trace, &self.workload) {
-            (Some(path), _) => Origin::Trace {
-                arrivals: read_trace_file(path)?,
-                classes: self.classes(),
-                jitter: self.jitter.map(|tick| seconds("--jitter", tick)).transpose()?,
-            },
+        let mut source = match (&self.trace, &self.workload) {
+            (Some(path), _) => {
+                self.refuse("a trace", &["--gaps", "--cv", "--prompt-tokens", "--output-tokens"])?;
+                let (arrivals, classes) = (read_trace_file(path)?, self.classes());
+                Source::new(Origin::Trace { arrivals, classes, jitter: None })
+            }
             (None, Some(path)) => {
+                self.refuse("the workload", OWN)?;
                 let text = std::fs::read_to_string(path)
                     .with_context(|| format!("cannot read the workload {}", path.display()))?;
-                let mut config: WorkloadConfig = toml::from_str(&text)
+                let config = toml::from_str(&text)
                     .with_context(|| format!("{} is no workload", path.display()))?;
-                config.duration_s = self.duration.unwrap_or(config.duration_s);
-                Origin::Drawn(config)
+                Source::new(Origin::Drawn(config))
             }
-            (None, None) => Origin::Drawn(self.drawn()),
+            (None, None) => Source::new(Origin::Drawn(self.drawn())),
         };
-        Ok(Source {
-            duration: self.duration.map(|duration| seconds("--duration", duration)).transpose()?,
-            rate_scale,
-            max_requests: self.requests,
-            max_prompt: Tokens(self.max_prompt),
-            ..Source::new(origin)
-        })
+        self.apply(&mut source)?;
+        Ok(source)
     }
 
     /// Returns whether a trace or a workload is named.
@@ -163,12 +160,17 @@ impl SourceArgs {
         self.trace.is_some() || self.workload.is_some()
     }
 
-    /// Changes other traffic as the flags say.
+    /// Changes the traffic of a scenario as the flags say.
     ///
     /// # Errors
     /// If a figure cannot be, or a flag says what the traffic says itself.
     pub(crate) fn adjust(&self, source: &mut Source) -> Result<()> {
-        let drawn = matches!(source.origin, Origin::Drawn(_));
+        self.refuse("the scenario", OWN)?;
+        self.apply(source)
+    }
+
+    /// Refuses those of `flags` that are given, since `owner` says itself what they would.
+    fn refuse(&self, owner: &str, flags: &[&str]) -> Result<()> {
         for (flag, given, instead) in [
             ("--rate", self.rate.is_some(), "--rate-scale multiplies its own"),
             ("--gaps", self.gaps.is_some(), "change its arrivals"),
@@ -176,24 +178,33 @@ impl SourceArgs {
             ("--prompt-tokens", self.prompt_tokens.is_some(), "change its lengths"),
             ("--output-tokens", self.output_tokens.is_some(), "change its lengths"),
             ("--mix", self.mix, "change its classes"),
-            ("--jitter", self.jitter.is_some() && drawn, "its arrivals are drawn, not on ticks"),
         ] {
-            if given {
-                bail!("{flag}: the scenario says what its traffic is; {instead}");
+            if given && flags.contains(&flag) {
+                bail!("{flag}: {owner} says what its traffic is; {instead}");
             }
         }
-        source.rate_scale *= self.positive_rate_scale()?;
+        Ok(())
+    }
+
+    fn apply(&self, source: &mut Source) -> Result<()> {
+        if !(self.rate_scale.is_finite() && self.rate_scale > 0.0) {
+            bail!("--rate-scale {}: expected a positive number", self.rate_scale)
+        }
+        source.rate_scale *= self.rate_scale;
         self.ask(source.classes_mut());
         source.max_requests = self.requests.or(source.max_requests);
         source.max_prompt = source.max_prompt.min(Tokens(self.max_prompt));
-        if let Some(duration) = self.duration {
-            match &mut source.origin {
-                Origin::Drawn(config) => config.duration_s = duration,
-                Origin::Trace { .. } => source.duration = Some(seconds("--duration", duration)?),
+        let duration = self.duration.map(|duration| seconds("--duration", duration)).transpose()?;
+        let tick = self.jitter.map(|tick| seconds("--jitter", tick)).transpose()?;
+        match &mut source.origin {
+            Origin::Drawn(_) if tick.is_some() => {
+                bail!("--jitter: arrivals are drawn, not on the ticks of a trace")
             }
-        }
-        if let (Some(tick), Origin::Trace { jitter, .. }) = (self.jitter, &mut source.origin) {
-            *jitter = Some(seconds("--jitter", tick)?);
+            Origin::Drawn(config) => config.duration_s = self.duration.unwrap_or(config.duration_s),
+            Origin::Trace { jitter, .. } => {
+                source.duration = duration.or(source.duration);
+                *jitter = tick.or(*jitter);
+            }
         }
         Ok(())
     }
@@ -240,13 +251,6 @@ impl SourceArgs {
             class.e2e_ms = self.e2e_slo.or(class.e2e_ms);
             class.users = self.users.unwrap_or(class.users);
         }
-    }
-
-    fn positive_rate_scale(&self) -> Result<f64> {
-        if self.rate_scale.is_finite() && self.rate_scale > 0.0 {
-            return Ok(self.rate_scale);
-        }
-        bail!("--rate-scale {}: expected a positive number", self.rate_scale)
     }
 }
 
@@ -306,5 +310,17 @@ mod tests {
         for line in ["--rate -1", "--rate-scale 0", "--requests 0", "--prompt-tokens x"] {
             assert!(workload(line).is_err(), "{line}");
         }
+    }
+
+    #[test]
+    fn what_the_traffic_says_itself_is_refused() {
+        let check = |line: &str, whose: &str| {
+            let error = workload(line).expect_err(line).to_string();
+            assert!(error.contains(whose), "{line}: {error}");
+        };
+        check("--workload none.toml --gaps even", "--gaps: the workload says");
+        check("--workload none.toml --mix", "--mix: the workload says");
+        check("--trace none.csv --prompt-tokens 5", "--prompt-tokens: a trace says");
+        check("--requests 5 --jitter 3", "--jitter: arrivals are drawn");
     }
 }
