@@ -9,15 +9,9 @@ use sagellm_perf::{Gpu, ModelSpec};
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let model = ModelSpec::named("qwen3-32b")?;
     let answer = plan(&Question {
-        model: &model,
-        gpus: vec![(Gpu::named("H200")?, 8)],
-        workload: Workload { prompt: 4_000.0, cached: 0.0, output: 500.0 },
         limits: Limits { ttft: Some(1.0), tpot: Some(0.030), ..Limits::default() },
         objective: Objective::Goodput,
-        engine: Default::default(),
-        demand: Default::default(),
-        links: None,
-        hint: None,
+        ..Question::new(&model, &[(Gpu::named("H200")?, 8)], Workload::new(4_000.0, 500.0))
     })?;
     for plan in answer.plans.iter().take(3) {
         println!("{} × {}: {:.2} requests/s", plan.instances, plan.layout, plan.requests_per_s);

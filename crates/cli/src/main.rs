@@ -96,7 +96,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Simulate(args) => simulate::run(&args, &environment, quiet),
         Command::Accuracy(args) => accuracy::run(&args, quiet),
         Command::Topo(args) => topo::run(&args),
-        Command::Plan(args) => plan::run(&args),
+        Command::Plan(args) => plan::run(&args, quiet),
         Command::Config(command) => config_cmd::run(command, &environment, quiet),
         Command::Docs { reference } => docs_cmd::run(reference),
         Command::Completions { shell } => {

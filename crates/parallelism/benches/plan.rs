@@ -11,15 +11,13 @@ fn questions(c: &mut Criterion) {
     ] {
         let model = ModelSpec::named(model).expect("known");
         let question = Question {
-            model: &model,
-            gpus: vec![(Gpu::named("H200").expect("known"), gpus)],
-            workload: Workload { prompt: 4_000.0, cached: 0.0, output: 500.0 },
             limits: Limits { ttft: Some(ttft), tpot: Some(0.050), e2e: None },
             objective: Objective::Goodput,
-            engine: Default::default(),
-            demand: Default::default(),
-            links: None,
-            hint: None,
+            ..Question::new(
+                &model,
+                &[(Gpu::named("H200").expect("known"), gpus)],
+                Workload::new(4_000.0, 500.0),
+            )
         };
         c.bench_function(id, |b| b.iter(|| plan(&question).expect("it fits")));
     }

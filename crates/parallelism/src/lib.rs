@@ -11,15 +11,9 @@
 //!
 //! let model = ModelSpec::named("llama-3.1-70b-fp8")?;
 //! let question = Question {
-//!     model: &model,
-//!     gpus: vec![(Gpu::named("H100")?, 8)],
-//!     workload: Workload { prompt: 1_000.0, cached: 0.0, output: 200.0 },
 //!     limits: Limits { tpot: Some(0.025), ..Limits::default() },
 //!     objective: Objective::Throughput,
-//!     engine: Default::default(),
-//!     demand: Default::default(),
-//!     links: None,
-//!     hint: None,
+//!     ..Question::new(&model, &[(Gpu::named("H100")?, 8)], Workload::new(1_000.0, 200.0))
 //! };
 //! for plan in plan(&question)?.plans.iter().take(3) {
 //!     println!("{} × {}: {:.0} tokens/s/GPU", plan.instances, plan.layout, plan.tokens_per_s_per_gpu);
@@ -27,15 +21,21 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod laid;
 mod plan;
+mod point;
 mod question;
+mod search;
+mod split;
 mod strategy;
 
 pub use plan::{
-    Answer, Plan, PlanInterval, Rejected, auto_optimize, compare_strategies, plan,
+    Answer, Plan, PlanInterval, Prefill, Rejected, auto_optimize, compare_strategies, plan,
     plan_exhaustively,
 };
-pub use question::{Demand, EngineLimits, Limits, Links, Objective, PlanError, Question, Workload};
+pub use question::{
+    Demand, EngineLimits, Limits, Links, Objective, PlanError, Question, Split, Workload,
+};
 pub use strategy::{
     Data, Expert, Hybrid, ParallelismStrategy, Pipeline, Tensor, supported_strategies,
 };

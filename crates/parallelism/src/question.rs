@@ -2,7 +2,9 @@
 
 use std::str::FromStr;
 
-use sagellm_perf::{DoesNotFit, Fabric, Gpu, IllegalLayout, Layout, Link, ModelSpec};
+use sagellm_perf::{
+    Calibration, DoesNotFit, Fabric, Gpu, IllegalLayout, Layout, Link, ModelSpec, OperatorCost,
+};
 use sagellm_types::ParallelismType;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -28,6 +30,55 @@ pub struct Question<'a> {
     pub links: Option<&'a dyn Links>,
     /// The only strategy that is asked, if one is wanted (the seed's `parallelism_hint`).
     pub hint: Option<ParallelismType>,
+    /// Whether prompts may be computed by instances of their own.
+    pub split: Split,
+}
+
+impl<'a> Question<'a> {
+    /// Asks how `model` is best laid over `gpus` for `workload`: the most requests per second, without
+    /// limits, each request on one instance.
+    pub fn new(model: &'a ModelSpec, gpus: &[(&'a Gpu, u32)], workload: Workload) -> Self {
+        Self {
+            model,
+            gpus: gpus.to_vec(),
+            workload,
+            limits: Limits::default(),
+            objective: Objective::default(),
+            engine: EngineLimits::default(),
+            demand: Demand::default(),
+            links: None,
+            hint: None,
+            split: Split::default(),
+        }
+    }
+}
+
+/// Whether prompts are computed by instances of their own, which hand keys and values over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Split {
+    /// Each request stays on one instance.
+    #[default]
+    Never,
+    /// Whichever is better.
+    Also,
+    /// They always are.
+    Only,
+}
+
+impl Split {
+    /// All of them, by name.
+    pub const NAMES: [(&'static str, Self); 3] =
+        [("never", Self::Never), ("also", Self::Also), ("only", Self::Only)];
+}
+
+impl FromStr for Split {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = Self::NAMES.iter().find(|(name, _)| *name == text).map(|(_, known)| *known);
+        found.ok_or_else(|| format!("`{text}`: expected never, also or only"))
+    }
 }
 
 /// Tells the ways between GPUs of a machine or a cluster.
@@ -58,6 +109,18 @@ pub struct Workload {
     pub output: f64,
 }
 
+impl Workload {
+    /// Requests of `prompt` and `output` tokens, of which no cache knows any.
+    pub const fn new(prompt: f64, output: f64) -> Self {
+        Self { prompt, cached: 0.0, output }
+    }
+
+    /// Returns the tokens that a request has seen, in the mean over its answer.
+    pub(crate) fn context(&self) -> f64 {
+        self.prompt + self.cached + 0.5 * self.output
+    }
+}
+
 /// Limits on mean times, in seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Default, Serialize, Deserialize)]
 pub struct Limits {
@@ -70,20 +133,25 @@ pub struct Limits {
 }
 
 /// How engines may be set, named as vLLM names it.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EngineLimits {
-    /// Most sequences in a step of a rank.
+    /// Most sequences in a step of a rank that may be planned.
     pub max_num_seqs: u32,
-    /// Most tokens computed in a step of a rank.
-    pub max_num_batched_tokens: u32,
+    /// Most tokens computed in a step of a rank: each of these is tried.
+    pub max_num_batched_tokens: Vec<u32>,
     /// Longest context that must fit; the workload's own when smaller.
     pub max_model_len: u32,
 }
 
 impl Default for EngineLimits {
-    /// As simulated engines have it by default.
+    /// Up to 256 sequences, as simulated engines have it by default; steps of 2,048, 8,192 and 16,384
+    /// tokens.
     fn default() -> Self {
-        Self { max_num_seqs: 256, max_num_batched_tokens: 8_192, max_model_len: 0 }
+        Self {
+            max_num_seqs: 256,
+            max_num_batched_tokens: vec![2_048, 8_192, 16_384],
+            max_model_len: 0,
+        }
     }
 }
 
@@ -194,6 +262,11 @@ pub enum PlanError {
         /// The most that any layout gives.
         most: f64,
     },
+    /// Prompts were to have instances of their own, and there are not enough GPUs for two.
+    #[error(
+        "no two instances fit beside each other: a split needs one that prefills and one that decodes"
+    )]
+    NoRoomToSplit,
     /// The limits cannot be kept even by a single request.
     #[error(
         "no layout keeps the limits: alone, a request has {ttft_ms:.0} ms to its first token at best, \
@@ -210,8 +283,14 @@ pub enum PlanError {
 }
 
 impl Question<'_> {
+    /// Returns how long the steps of an instance take.
+    pub fn cost(&self, gpu: &Gpu, layout: Layout) -> OperatorCost {
+        let fabric = self.fabric(gpu, layout);
+        OperatorCost::over(self.model, gpu, layout, fabric, Calibration::of(gpu))
+    }
+
     /// Returns the ways between the GPUs of an instance.
-    pub(crate) fn fabric(&self, gpu: &Gpu, layout: Layout) -> Fabric {
+    fn fabric(&self, gpu: &Gpu, layout: Layout) -> Fabric {
         let usual = Fabric::of(gpu, layout);
         let Some(links) = self.links else { return usual };
         let known = |gpus, usual| links.among(gpu, gpus).unwrap_or(usual);
@@ -222,13 +301,18 @@ impl Question<'_> {
         }
     }
 
+    /// Returns the tokens of the longest request that must fit.
+    pub(crate) fn longest(&self) -> f64 {
+        let Workload { prompt, cached, output } = self.workload;
+        (prompt + cached + output).max(f64::from(self.engine.max_model_len))
+    }
+
     /// Checks its figures.
     pub(crate) fn validate(&self) -> Result<(), PlanError> {
         if self.gpus.iter().all(|(_, count)| *count == 0) {
             return Err(PlanError::NoGpu);
         }
-        let Workload { prompt, cached, output } = self.workload;
-        let limits = &self.limits;
+        let (Workload { prompt, cached, output }, limits) = (self.workload, &self.limits);
         let tokens = "a number of tokens from 1 to 10000000";
         for (field, found, least, expected) in [
             ("prompt", prompt, 1.0, tokens),
@@ -254,8 +338,17 @@ impl Question<'_> {
                 return Err(PlanError::Figure { field, found, expected });
             }
         }
-        let (tokens, most) = (prompt + cached + output, self.model.max_context);
-        let tokens = tokens.max(f64::from(self.engine.max_model_len));
+        let budgets = &self.engine.max_num_batched_tokens;
+        let least = budgets.iter().min().map_or(0.0, |least| f64::from(*least));
+        for (field, found) in [
+            ("max_num_batched_tokens", least),
+            ("max_num_seqs", f64::from(self.engine.max_num_seqs)),
+        ] {
+            if found < 1.0 {
+                return Err(PlanError::Figure { field, found, expected: "at least one" });
+            }
+        }
+        let (tokens, most) = (self.longest(), self.model.max_context);
         if tokens > f64::from(most) {
             return Err(PlanError::TooLong { tokens, model: self.model.name.clone(), most });
         }

@@ -2,23 +2,17 @@
 
 use proptest::prelude::*;
 use sagellm_parallelism::{
-    Demand, EngineLimits, Limits, Objective, PlanError, Question, Workload, auto_optimize,
+    Demand, Limits, Objective, PlanError, Question, Split, Workload, auto_optimize,
     compare_strategies, plan, plan_exhaustively,
 };
 use sagellm_perf::{Gpu, ModelSpec};
 use sagellm_types::ParallelismType;
 
 fn question<'a>(model: &'a ModelSpec, gpu: &str, count: u32) -> Question<'a> {
+    let gpus = [(Gpu::named(gpu).expect("known"), count)];
     Question {
-        model,
-        gpus: vec![(Gpu::named(gpu).expect("known"), count)],
-        workload: Workload { prompt: 4_000.0, cached: 0.0, output: 500.0 },
         limits: Limits { ttft: Some(1.0), tpot: Some(0.030), e2e: None },
-        objective: Objective::Goodput,
-        engine: EngineLimits::default(),
-        demand: Default::default(),
-        links: None,
-        hint: None,
+        ..Question::new(model, &gpus, Workload::new(4_000.0, 500.0))
     }
 }
 
@@ -40,12 +34,17 @@ proptest! {
         ttft in prop::option::of(0.1..5.0_f64),
         tpot in prop::option::of(0.005..0.2_f64),
         objective in prop::sample::select(Objective::NAMES.map(|(_, objective)| objective).to_vec()),
+        split in prop::sample::select(Split::NAMES.map(|(_, split)| split).to_vec()),
+        demand in prop::option::of(0.1..20.0_f64),
+        budget in prop::option::of(5.0..60.0_f64),
     ) {
         let model = model(name);
         let question = Question {
             workload: Workload { prompt, cached, output },
             limits: Limits { ttft, tpot, e2e: None },
             objective,
+            split,
+            demand: Demand { requests_per_s: demand, usd_per_hour: budget },
             ..question(&model, gpu, count)
         };
         let (found, all) = (plan(&question), plan_exhaustively(&question));
@@ -56,9 +55,15 @@ proptest! {
                 for plan in &found.plans {
                     prop_assert!(ttft.is_none_or(|limit| plan.ttft <= limit));
                     prop_assert!(tpot.is_none_or(|limit| plan.tpot <= limit));
+                    prop_assert!(demand.is_none_or(|wanted| plan.requests_per_s >= 0.999 * wanted));
+                    prop_assert!(budget.is_none_or(|budget| plan.usd_per_hour <= 1.001 * budget));
                     let context = prompt + cached + 0.5 * output;
                     prop_assert!(f64::from(plan.requests) * context <= 1.001 * plan.kv_tokens as f64);
-                    prop_assert!(plan.gpus <= count && plan.gpus_per_instance * plan.instances == plan.gpus);
+                    let prefilling = plan.prefill.as_ref().map_or(0, |p| p.gpus_per_instance * p.instances);
+                    prop_assert_eq!(plan.gpus_per_instance * plan.instances + prefilling, plan.gpus);
+                    prop_assert!(plan.gpus <= count);
+                    prop_assert!(plan.prefill.as_ref().is_none_or(|p| p.busy < 1.0 && split != Split::Never));
+                    prop_assert!(plan.prefill.is_some() || split != Split::Only);
                     let shares = plan.decode;
                     let sum = shares.compute + shares.memory + shares.communication + shares.overhead;
                     prop_assert!((sum - 1.0).abs() < 1e-6, "{:?}", shares);

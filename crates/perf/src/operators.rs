@@ -407,6 +407,11 @@ impl OperatorCost {
         self.window as u64
     }
 
+    /// Returns how many prompts are computed side by side without sharing a step: one per rank and stage.
+    pub(crate) fn lanes(&self) -> u64 {
+        self.ranks * self.stages
+    }
+
     /// Returns what exchanges take however little they carry, beside their calibrated price, in seconds.
     pub(crate) fn floor(&self) -> f64 {
         self.stages as f64 * self.floor

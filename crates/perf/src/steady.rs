@@ -31,7 +31,7 @@ pub struct SteadyLimits {
     pub kv_tokens: f64,
     /// Sequences in a step.
     pub sequences: f64,
-    /// Tokens computed in a step.
+    /// Tokens computed in a step of a rank.
     pub step_tokens: f64,
 }
 

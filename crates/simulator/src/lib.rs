@@ -23,6 +23,7 @@
 pub mod accuracy;
 mod faults;
 mod outcome;
+mod pools;
 pub mod props;
 mod scenario;
 pub mod study;
@@ -30,6 +31,7 @@ mod world;
 
 pub use faults::{FaultError, FaultKind, FaultRule, Strike, strikes};
 pub use outcome::{Moment, Outcome};
+pub use pools::{Pool, Pools, Served};
 pub use scenario::{EngineSettings, Scenario, ScenarioError, TraceSettings, model};
 pub use world::{Coverage, Machine, Simulation, SimulationError};
 

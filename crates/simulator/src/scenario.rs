@@ -198,6 +198,21 @@ pub enum ScenarioError {
 }
 
 impl Scenario {
+    /// Returns a scenario without traffic and faults.
+    pub fn of(model: &str, fleet: &str, engine: EngineSettings) -> Self {
+        Self {
+            model: model.to_owned(),
+            fleet: fleet.to_owned(),
+            engine,
+            control_plane: Config::default(),
+            workload: None,
+            trace: None,
+            warm_up_s: 0.0,
+            start_up_s: 0.0,
+            faults: Vec::new(),
+        }
+    }
+
     /// Returns the scenario ready to be run; files are sought in `folder`.
     ///
     /// # Errors

@@ -88,15 +88,8 @@ fn scenario(args: &SimulateArgs, environment: &Environment) -> Result<(Scenario,
                 bail!("the settings name instances; in a simulation --fleet says which there are");
             }
             let scenario = Scenario {
-                model,
-                fleet,
-                engine: Default::default(),
                 control_plane: settings.control_plane,
-                workload: None,
-                trace: None,
-                warm_up_s: 0.0,
-                start_up_s: 0.0,
-                faults: Vec::new(),
+                ..Scenario::of(&model, &fleet, Default::default())
             };
             (scenario, here)
         }
@@ -160,7 +153,7 @@ fn seeds(args: &SimulateArgs, study: &Study) -> Vec<u64> {
     (0..args.seeds.unwrap_or(5)).map(|n| first.wrapping_add(n)).collect()
 }
 
-fn bar(quiet: bool, length: u64, what: &str) -> ProgressBar {
+pub(crate) fn progress(quiet: bool, length: u64, what: &str) -> ProgressBar {
     let bar = if quiet { ProgressBar::hidden() } else { ProgressBar::new(length) };
     let style = ProgressStyle::with_template(&format!("{{wide_bar}} {{pos}}/{{len}} {what}"));
     bar.with_style(style.expect("a good template"))
@@ -176,7 +169,7 @@ fn once(args: &SimulateArgs, scenario: &Scenario, study: &Study, quiet: bool) ->
     if !quiet {
         warn_of_long_ones(&workload, &study.machines);
     }
-    let bar = bar(quiet, workload.arrivals.len() as u64, "requests");
+    let bar = progress(quiet, workload.arrivals.len() as u64, "requests");
     let clock = Clock::real();
     let begun = clock.now();
     let outcome = study.run_on(&workload, &cell, |come| bar.set_position(come as u64))?;
@@ -271,7 +264,7 @@ fn grid(args: &SimulateArgs, study: &Study) -> Grid {
 fn compare(args: &SimulateArgs, study: &Study, quiet: bool) -> Result<()> {
     let grid = grid(args, study);
     let runs = grid.cells().len() * grid.seeds.len();
-    let bar = bar(quiet, runs as u64, "runs");
+    let bar = progress(quiet, runs as u64, "runs");
     let compared = study.compare(&grid, cores(), |done| bar.set_position(done as u64))?;
     bar.finish_and_clear();
     let report = json!({ "seeds": grid.seeds, "compared": compared });
@@ -290,7 +283,7 @@ fn find_goodput(args: &SimulateArgs, study: &Study, quiet: bool) -> Result<()> {
     refuse_files(args)?;
     let (grid, target) = (grid(args, study), args.target());
     let cells = grid.cells();
-    let bar = bar(quiet, (cells.len() * grid.seeds.len()) as u64, "searches");
+    let bar = progress(quiet, (cells.len() * grid.seeds.len()) as u64, "searches");
     let done = |done| bar.set_position(done as u64);
     let found = study.goodput(&cells, &target, &grid.seeds, cores(), done)?;
     bar.finish_and_clear();

@@ -1,0 +1,172 @@
+//! Layouts that are legal, fit and can be paid for, ready to be computed; and why there is none.
+
+use sagellm_perf::{
+    DoesNotFit, Dtype, Gpu, IllegalLayout, Interval, Layout, Memory, OperatorCost, Prompts,
+};
+use sagellm_types::ParallelismType;
+
+use crate::plan::Rejected;
+use crate::question::{PlanError, Question};
+use crate::strategy::supported_strategies;
+
+/// A layout that fits.
+pub(crate) struct Laid<'a> {
+    pub(crate) strategy: ParallelismType,
+    /// Which of the question's GPUs.
+    pub(crate) kind: usize,
+    pub(crate) gpu: &'a Gpu,
+    pub(crate) layout: Layout,
+    pub(crate) cost: OperatorCost,
+    /// Most instances, if there is nothing else.
+    pub(crate) instances: u32,
+    /// Tokens per step of a rank, ascending, each with the KV tokens that then fit.
+    pub(crate) budgets: Vec<(u32, u64)>,
+    pub(crate) interval: Interval,
+}
+
+/// What keeps a question from having a layout.
+#[derive(Default)]
+pub(crate) struct Obstacles {
+    /// The layout that lacks the least memory.
+    lacking: Option<(DoesNotFit, Layout)>,
+    /// The least rent of one instance that fits and is too dear, in US dollars per hour.
+    too_dear: Option<f64>,
+}
+
+/// Returns all layouts that are legal, fit and can be paid for, the plainest first.
+pub(crate) fn lay_out<'a>(
+    question: &Question<'a>,
+    rejected: &mut Vec<Rejected>,
+    obstacles: &mut Obstacles,
+) -> Vec<Laid<'a>> {
+    let mut laid = Vec::new();
+    for (kind, &(gpu, count)) in question.gpus.iter().enumerate() {
+        for (strategy, layout) in question.layouts(gpu, count) {
+            let mut reject = |why: String| {
+                let (gpu, layout) = (gpu.name.clone(), layout.to_string());
+                rejected.push(Rejected { gpu, layout, why });
+            };
+            let budgets = match question.fits(gpu, layout) {
+                Ok(budgets) => budgets,
+                Err(error) => {
+                    reject(error.to_string());
+                    let least = obstacles.lacking.as_ref().map_or(f64::INFINITY, |l| l.0.lacking);
+                    if error.lacking < least {
+                        obstacles.lacking = Some((error, layout));
+                    }
+                    continue;
+                }
+            };
+            let instances = question.affordable(gpu, layout, count);
+            if instances > 0 {
+                laid.push(Laid {
+                    strategy,
+                    kind,
+                    gpu,
+                    layout,
+                    cost: question.cost(gpu, layout),
+                    instances,
+                    budgets,
+                    interval: Interval::of(question.model, gpu, layout),
+                });
+                continue;
+            }
+            let hour = gpu.price_per_hour.0 * f64::from(layout.gpus());
+            reject(format!("one instance costs {hour:.2} US dollars per hour"));
+            obstacles.too_dear = Some(obstacles.too_dear.map_or(hour, |least| least.min(hour)));
+        }
+    }
+    laid.sort_by_key(|laid| laid.layout.to_string());
+    laid
+}
+
+impl Obstacles {
+    /// Returns why no layout is there.
+    pub(crate) fn told(self, question: &Question<'_>) -> PlanError {
+        if let (Some(least), Some(budget)) = (self.too_dear, question.demand.usd_per_hour) {
+            return PlanError::TooDear { budget, least };
+        }
+        if let Some((error, layout)) = self.lacking {
+            let (error, enough) = (Box::new(error), question.enough());
+            return PlanError::TooLarge { error, layout: layout.to_string(), enough };
+        }
+        if let Some(kind) = question.hint {
+            return PlanError::NoneOfKind { kind };
+        }
+        let all = question.gpus.iter().map(|(_, count)| *count).max().unwrap_or(1);
+        let illegal: Option<IllegalLayout> = Layout::tensor(all).check(question.model).err();
+        illegal.map_or(PlanError::NoGpu, PlanError::Illegal)
+    }
+}
+
+impl Question<'_> {
+    /// Returns the legal layouts of the strategies that are asked, over at most `count` GPUs.
+    fn layouts(&self, gpu: &Gpu, count: u32) -> Vec<(ParallelismType, Layout)> {
+        let wanted = |kind| self.hint.is_none_or(|hint| hint == kind);
+        let asked = supported_strategies().into_iter().filter(|strategy| wanted(strategy.kind()));
+        let proposed = asked.flat_map(|strategy| {
+            let layouts = strategy.layouts(self.model, gpu, count);
+            layouts.into_iter().map(move |layout| (strategy.kind(), layout))
+        });
+        if count == 0 { Vec::new() } else { proposed.collect() }
+    }
+
+    /// Returns how many instances there may be, of the GPUs that there are and for the budget.
+    fn affordable(&self, gpu: &Gpu, layout: Layout, count: u32) -> u32 {
+        let there = count / layout.gpus();
+        let hour = gpu.price_per_hour.0 * f64::from(layout.gpus());
+        self.demand.usd_per_hour.map_or(there, |budget| there.min((budget / hour) as u32))
+    }
+
+    /// Returns the budgets of tokens per step beside which at least one request fits, ascending, with
+    /// the KV tokens of an instance.
+    fn fits(&self, gpu: &Gpu, layout: Layout) -> Result<Vec<(u32, u64)>, DoesNotFit> {
+        let mut budgets = self.engine.max_num_batched_tokens.clone();
+        budgets.sort_unstable();
+        budgets.dedup();
+        let mut fitting = Vec::new();
+        for budget in budgets {
+            let memory = Memory::of(self.model, gpu, layout, Dtype::Bf16, budget);
+            match memory.kv_tokens_for(self.model, gpu, layout, self.longest() as u64) {
+                Ok(kv_tokens) => fitting.push((budget, kv_tokens)),
+                Err(error) if fitting.is_empty() => return Err(error),
+                Err(_) => break,
+            }
+        }
+        Ok(fitting)
+    }
+
+    /// Returns the smallest fleet of the same GPUs that would do.
+    fn enough(&self) -> String {
+        /// More GPUs than are worth telling of.
+        const MOST: u32 = 512;
+        let enough = self.gpus.iter().filter_map(|(gpu, _)| {
+            let larger = std::iter::successors(Some(1_u32), |count| count.checked_mul(2));
+            let fits = |count: &u32| {
+                let layouts = self.layouts(gpu, *count);
+                layouts.iter().any(|(_, layout)| self.fits(gpu, *layout).is_ok())
+            };
+            let found = larger.take_while(|count| *count <= MOST).find(fits)?;
+            Some((found, gpu.name.clone()))
+        });
+        match enough.min() {
+            Some((count, name)) => format!("{count} × {name} would do"),
+            None => format!("not even {MOST} of these GPUs would do"),
+        }
+    }
+}
+
+impl Laid<'_> {
+    /// Returns what an instance gives that computes prompts only, with the largest steps that fit: no
+    /// decode waits for them.
+    pub(crate) fn prompts(&self, question: &Question<'_>) -> Prompts {
+        let (step_tokens, _) = *self.budgets.last().expect("a layout has a budget");
+        let workload = &question.workload;
+        Prompts::of(&self.cost, step_tokens, workload.prompt, workload.cached)
+    }
+
+    /// Returns the rent of one instance, in US dollars per hour.
+    pub(crate) fn usd_per_hour(&self) -> f64 {
+        self.gpu.price_per_hour.0 * f64::from(self.layout.gpus())
+    }
+}

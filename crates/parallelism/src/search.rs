@@ -1,0 +1,170 @@
+//! The search: every legal layout that fits, at every number of requests that keeps the limits.
+//!
+//! A decode step grows with the number of requests, and no request gets its tokens faster: where a step
+//! alone breaks the limit, larger numbers are not looked at. (The time to first token does not only grow:
+//! experts that decodes read anyway cost a prompt less.) That leaves the answer as it is: a property test
+//! compares it with the exhaustive search.
+
+use crate::laid::{Laid, Obstacles, lay_out};
+use crate::plan::{Answer, Plan, Rejected};
+use crate::point::{Point, Times};
+use crate::question::{PlanError, Question, Split};
+use crate::split;
+
+/// What has been found so far.
+pub(crate) struct Found<'q, 'a> {
+    pub(crate) question: &'q Question<'a>,
+    /// Whether numbers of requests are skipped that cannot be good.
+    pub(crate) prune: bool,
+    front: Vec<Point>,
+    /// Operating points computed.
+    pub(crate) points: usize,
+    /// The most requests per second within the limits.
+    most: f64,
+    /// The least time to first token, per output token and to the last token of a request alone.
+    least: (f64, f64, f64),
+}
+
+impl Found<'_, '_> {
+    /// Takes note of a point, and returns whether it keeps the limits.
+    pub(crate) fn seen(&mut self, point: &Point) -> bool {
+        self.points += 1;
+        if point.requests == 1 {
+            let (ttft, tpot, e2e) = self.least;
+            self.least = (ttft.min(point.ttft), tpot.min(point.tpot), e2e.min(point.e2e));
+        }
+        let keeps = point.keeps(&self.question.limits);
+        if keeps {
+            self.most = self.most.max(point.per_s);
+        }
+        keeps
+    }
+
+    /// Takes note of a point that keeps the limits and gives enough; it may be the best so far.
+    pub(crate) fn good(&mut self, point: Point, best: &mut Option<Point>) {
+        if best.is_none_or(|best| point.order(&best, self.question).is_lt()) {
+            *best = Some(point);
+        }
+        // The front is kept from the fastest to the one that gives the most.
+        let faster = self.front.partition_point(|other| other.per_user > point.per_user);
+        let next = self.front.get(faster);
+        let equal = next.is_some_and(|other| other.per_user == point.per_user);
+        let at_least = self.front[..faster + usize::from(equal)].last();
+        if at_least.is_some_and(|other| other.per_gpu >= point.per_gpu) {
+            return;
+        }
+        let worse = self.front[faster..].iter().take_while(|other| other.per_gpu <= point.per_gpu);
+        let end = faster + worse.count();
+        self.front.splice(faster..end, [point]);
+    }
+}
+
+pub(crate) fn search(question: &Question<'_>, prune: bool) -> Result<Answer, PlanError> {
+    question.validate()?;
+    let (mut rejected, mut obstacles) = (Vec::new(), Obstacles::default());
+    let laid = lay_out(question, &mut rejected, &mut obstacles);
+    if laid.is_empty() {
+        return Err(obstacles.told(question));
+    }
+    let least = (f64::INFINITY, f64::INFINITY, f64::INFINITY);
+    let front = Vec::new();
+    let mut found = Found { question, prune, front, points: 0, most: 0.0, least };
+    let mut best: Vec<Point> = Vec::new();
+    if question.split != Split::Only {
+        for (place, one) in laid.iter().enumerate() {
+            best.extend(whole(&mut found, one, place, &mut rejected));
+        }
+    }
+    if question.split != Split::Never {
+        best.extend(split::pairs(&mut found, &laid));
+    }
+    if best.is_empty() {
+        let (ttft, tpot, e2e_s) = found.least;
+        return Err(match question.demand.requests_per_s {
+            Some(wanted) if found.most > 0.0 => PlanError::TooFew { wanted, most: found.most },
+            _ if ttft.is_infinite() => PlanError::NoRoomToSplit,
+            _ => PlanError::OutOfReach { ttft_ms: ttft * 1e3, tpot_ms: tpot * 1e3, e2e_s },
+        });
+    }
+    best.sort_by(|a, b| a.order(b, question));
+    let plans = |points: &[Point]| -> Vec<Plan> {
+        points.iter().map(|point| point.plan(question, &laid)).collect()
+    };
+    Ok(Answer {
+        plans: plans(&best),
+        front: plans(&found.front),
+        rejected,
+        layouts: laid.len(),
+        points: found.points,
+    })
+}
+
+/// Returns the numbers of requests at a time that are tried: steps of one up to eight, then of about an
+/// eighth.
+pub(crate) fn requests() -> impl Iterator<Item = u32> {
+    /// More than any instance is given.
+    const MOST: u32 = 4_096;
+    let next = |n: &u32| Some(n + (n / 8).max(1));
+    std::iter::successors(Some(1_u32), next).take_while(|n| *n <= MOST)
+}
+
+/// Returns the best point of a layout whose instances run whole requests.
+fn whole(
+    found: &mut Found<'_, '_>,
+    laid: &Laid<'_>,
+    place: usize,
+    rejected: &mut Vec<Rejected>,
+) -> Option<Point> {
+    let question = found.question;
+    let (mut best, mut broken): (Option<Point>, Option<Point>) = (None, None);
+    let mut short: Option<Point> = None;
+    for budget in 0..laid.budgets.len() {
+        for requests in requests() {
+            let steady = laid.steady(question, requests, budget, false);
+            // Who waits outside is served no sooner: more at a time give nothing.
+            if requests > 1 && f64::from(requests) > steady.running {
+                break;
+            }
+            let interval = laid.interval(question, requests);
+            let times = Times { ttft: steady.ttft, tpot: steady.tpot, interval };
+            let of = |instances: u32| {
+                let all = f64::from(instances);
+                let given =
+                    (steady.per_s * all, laid.layout.gpus() * instances, laid.usd_per_hour() * all);
+                Point::new(question, &times, (place, instances), (requests, budget), None, given)
+            };
+            let point = of(laid.instances);
+            if !found.seen(&point) {
+                broken = broken.or(Some(point));
+                if found.prune && question.limits.tpot.is_some_and(|limit| steady.decode > limit) {
+                    break;
+                }
+                continue;
+            }
+            let instances = match question.demand.requests_per_s {
+                None => laid.instances,
+                Some(wanted) => (wanted / steady.per_s).ceil().max(1.0) as u32,
+            };
+            if instances > laid.instances {
+                if short.is_none_or(|short| point.per_s > short.per_s) {
+                    short = Some(point);
+                }
+                continue;
+            }
+            found.good(of(instances), &mut best);
+        }
+    }
+    if best.is_none() {
+        // What comes nearest is told: too little of it, or what breaks a limit.
+        let why = match (short, broken) {
+            (Some(short), _) => {
+                format!("gives at most {:.2} requests per second within the limits", short.per_s)
+            }
+            (None, Some(broken)) => broken.broken(&question.limits)?,
+            (None, None) => return None,
+        };
+        let (gpu, layout) = (laid.gpu.name.clone(), laid.layout.to_string());
+        rejected.push(Rejected { gpu, layout, why });
+    }
+    best
+}

@@ -1,0 +1,205 @@
+//! Prompts on instances of their own: which layouts compute them, which decode, and how many of each.
+//!
+//! A pair of layouts gives what its decoding instances take at a number of requests at a time; the
+//! prefilling ones compute the prompts as they come at random, and every request waits for its keys and
+//! values to be read. More prefilling instances shorten that wait and give nothing else: so the fewest
+//! that keep the limits are looked at (best by GPU and by dollar) and the most that there are (the
+//! shortest times), and none between.
+
+use std::time::Duration;
+
+use sagellm_perf::{Dtype, Link, Prompts};
+
+use crate::laid::Laid;
+use crate::plan::PlanInterval;
+use crate::point::{Point, Times};
+use crate::question::{Question, Split};
+use crate::search::{Found, requests};
+
+/// Most of the time that prompts may take of an instance, and reads of a link: beyond, a queue that is
+/// short in the mean is long whenever more come than usual.
+const BUSY: f64 = 0.9;
+
+/// A pair of layouts.
+struct Pair<'l, 'a> {
+    prefill: (usize, &'l Laid<'a>),
+    decode: (usize, &'l Laid<'a>),
+    prompts: Prompts,
+    /// Seconds that the keys and values of one request take.
+    transfer: f64,
+}
+
+/// So many requests at a time on each decoding instance.
+struct Load {
+    requests: u32,
+    /// Seconds from the keys and values to the first token.
+    first: f64,
+    tpot: f64,
+    /// Requests per second of one instance.
+    per_s: f64,
+}
+
+/// Returns the best point of each layout that decodes, with the prefilling layout that suits it best.
+pub(crate) fn pairs(found: &mut Found<'_, '_>, laid: &[Laid<'_>]) -> Vec<Point> {
+    debug_assert!(found.question.split != Split::Never);
+    let question = found.question;
+    let prompts: Vec<Prompts> = laid.iter().map(|laid| laid.prompts(question)).collect();
+    let mut best = Vec::new();
+    for (place, decode) in laid.iter().enumerate() {
+        let loads = loads(found, decode);
+        let mut of_layout = None;
+        for (source, prefill) in laid.iter().enumerate() {
+            let pair = Pair {
+                prefill: (source, prefill),
+                decode: (place, decode),
+                prompts: prompts[source],
+                transfer: transfer(question, prefill, decode),
+            };
+            for load in &loads {
+                pair.at(found, load, &mut of_layout);
+            }
+        }
+        best.extend(of_layout);
+    }
+    best
+}
+
+/// Returns the loads of a decoding instance that may keep the limits. The smallest steps leave the most
+/// room for keys and values.
+fn loads(found: &Found<'_, '_>, decode: &Laid<'_>) -> Vec<Load> {
+    let mut loads = Vec::new();
+    for requests in requests() {
+        let steady = decode.steady(found.question, requests, 0, true);
+        if requests > 1 && f64::from(requests) > steady.running {
+            break;
+        }
+        let (tpot, per_s) = (steady.tpot, steady.per_s);
+        // A read begins with a step, and its end is seen at the end of another.
+        let first = steady.ttft + 0.5 * steady.decode;
+        loads.push(Load { requests, first, tpot, per_s });
+        let over = |limit: f64| steady.decode > limit;
+        if found.prune && found.question.limits.tpot.is_some_and(over) {
+            break;
+        }
+    }
+    loads
+}
+
+impl Pair<'_, '_> {
+    /// Looks at all numbers of instances under a load.
+    fn at(&self, found: &mut Found<'_, '_>, load: &Load, best: &mut Option<Point>) {
+        let (question, (_, decode)) = (found.question, self.decode);
+        let busy = load.per_s * self.transfer;
+        if busy > BUSY {
+            return;
+        }
+        let read = self.transfer * (1.0 + 0.5 * busy / (1.0 - busy));
+        let interval = self.prefill.1.handed(question, decode, load.requests);
+        for instances in 1..=decode.instances {
+            let most = self.most(question, instances);
+            let point =
+                |prefill: u32| self.point(question, load, interval, read, instances, prefill);
+            if most == 0 {
+                break;
+            }
+            if !found.prune {
+                for prefill in 1..=most {
+                    self.note(found, point(prefill), best);
+                }
+                continue;
+            }
+            let fullest = point(most);
+            if !self.note(found, fullest, best) {
+                continue;
+            }
+            // The fewest that keep the limits: times only fall with their number.
+            let (mut bad, mut good) = (0, most);
+            while bad + 1 < good {
+                let middle = bad + (good - bad) / 2;
+                if point(middle).keeps(&question.limits) { good = middle } else { bad = middle }
+            }
+            if good < most {
+                self.note(found, point(good), best);
+            }
+        }
+    }
+
+    /// Takes note of a point; returns whether it keeps the limits.
+    fn note(&self, found: &mut Found<'_, '_>, point: Point, best: &mut Option<Point>) -> bool {
+        if !found.seen(&point) {
+            return false;
+        }
+        if found.question.demand.requests_per_s.is_none_or(|wanted| point.per_s >= wanted) {
+            found.good(point, best);
+        }
+        true
+    }
+
+    /// Returns how many prefilling instances there may be beside so many that decode.
+    fn most(&self, question: &Question<'_>, decoding: u32) -> u32 {
+        let ((_, prefill), (_, decode)) = (self.prefill, self.decode);
+        let taken = match prefill.kind == decode.kind {
+            true => decode.layout.gpus() * decoding,
+            false => 0,
+        };
+        let there = question.gpus[prefill.kind].1.saturating_sub(taken) / prefill.layout.gpus();
+        let Some(budget) = question.demand.usd_per_hour else { return there };
+        let left = budget - decode.usd_per_hour() * f64::from(decoding);
+        there.min((left / prefill.usd_per_hour()).max(0.0) as u32)
+    }
+
+    fn point(
+        &self,
+        question: &Question<'_>,
+        load: &Load,
+        interval: PlanInterval,
+        read: f64,
+        decoding: u32,
+        prefilling: u32,
+    ) -> Point {
+        let ((source, prefill), (place, decode)) = (self.prefill, self.decode);
+        let (n_prefill, n_decode) = (f64::from(prefilling), f64::from(decoding));
+        let per_s = load.per_s * n_decode;
+        let each = per_s / n_prefill;
+        let prompts = match self.prompts.busy(each) <= BUSY {
+            true => self.prompts.ttft(each),
+            false => f64::INFINITY,
+        };
+        let ttft = prompts + read + load.first;
+        let times = Times { ttft, tpot: load.tpot, interval };
+        let gpus = prefill.layout.gpus() * prefilling + decode.layout.gpus() * decoding;
+        let hour = prefill.usd_per_hour() * n_prefill + decode.usd_per_hour() * n_decode;
+        Point::new(
+            question,
+            &times,
+            (place, decoding),
+            (load.requests, 0),
+            Some((source, prefilling)),
+            (per_s, gpus, hour),
+        )
+    }
+}
+
+/// Returns the seconds that the keys and values of one request take from one instance to another: as
+/// many links side by side as the fewer of the two have parts of them.
+pub(crate) fn transfer(question: &Question<'_>, from: &Laid<'_>, to: &Laid<'_>) -> f64 {
+    let together = from.layout.gpus() + to.layout.gpus();
+    let link = match from.kind == to.kind {
+        true => {
+            let known = question.links.and_then(|links| links.among(from.gpu, together));
+            known.unwrap_or_else(|| Link::among(from.gpu, together))
+        }
+        false => Link {
+            bytes_per_second: from.gpu.nic.min(to.gpu.nic) * 1e9,
+            latency: Duration::from_micros(10),
+        },
+    };
+    let parts = |laid: &Laid<'_>| {
+        question.model.kv_parts(laid.layout.tensor) * f64::from(laid.layout.pipeline)
+    };
+    let wide =
+        Link { bytes_per_second: link.bytes_per_second * parts(from).min(parts(to)), ..link };
+    let tokens = question.workload.prompt + question.workload.cached;
+    let seconds = wide.kv_seconds(question.model, Dtype::Bf16, tokens as u64);
+    seconds + wide.latency.as_secs_f64()
+}
