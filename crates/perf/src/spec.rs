@@ -190,6 +190,21 @@ impl ModelSpec {
         })
     }
 
+    /// Returns the repository on the Hugging Face hub from which the figures were read, whose weights an
+    /// engine can load.
+    ///
+    /// ```
+    /// use sagellm_perf::ModelSpec;
+    /// let model = ModelSpec::named("qwen3-32b-fp8")?;
+    /// assert_eq!(model.repository(), Some("Qwen/Qwen3-32B"));
+    /// # Ok::<(), sagellm_perf::UnknownName>(())
+    /// ```
+    pub fn repository(&self) -> Option<&str> {
+        let rest = self.source.strip_prefix("config.json of ")?;
+        let name = rest.split(' ').next()?.trim_end_matches([';', ':', ',']);
+        name.contains('/').then_some(name)
+    }
+
     /// Returns the model with its weights in `dtype`; experts that are published in a dtype of their
     /// own stay in that.
     pub fn in_dtype(self, dtype: Dtype) -> Self {

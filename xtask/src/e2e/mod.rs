@@ -18,6 +18,7 @@
 
 mod clients;
 mod fleet;
+mod planned;
 mod process;
 
 use std::path::{Path, PathBuf};
@@ -121,6 +122,9 @@ const SCENARIOS: &[Scenario] = &[
     Scenario { script: "failover.py", module: "openai", setup: PLAIN },
 ];
 
+/// What the planner writes: engines of its own, real ones only.
+const PLANNED: &str = "planned.py";
+
 /// A script that takes longer hangs: one waits until a real engine has started again.
 const SCRIPT_TIMEOUT: Duration = Duration::from_secs(600);
 
@@ -148,19 +152,31 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     };
     let wanted = |s: &&Scenario| options.only.as_deref().is_none_or(|o| s.script.contains(o));
     let scenarios: Vec<_> = SCENARIOS.iter().filter(wanted).collect();
-    if scenarios.is_empty() {
+    let planned = options.engine == Engine::Vllm
+        && options.only.as_deref().is_none_or(|only| PLANNED.contains(only));
+    if scenarios.is_empty() && !planned {
         bail!("no scenario has such a name");
     }
     let logs = target.join("e2e-logs");
     std::fs::create_dir_all(&logs)?;
+    let mut failures = Vec::new();
+    if planned {
+        let logs = logs.join(PLANNED);
+        std::fs::create_dir_all(&logs)?;
+        let script = vllm_script(options);
+        let run = || planned::run(&script, &clients, &binary, &logs);
+        if let Err(error) = shell::step(&format!("e2e: {PLANNED}"), run) {
+            eprintln!("  {error:#}");
+            failures.push(PLANNED);
+        }
+    }
     let mut shared = match options.engine {
-        Engine::Fake => None,
-        Engine::Vllm => Some(Shared {
+        Engine::Vllm if !scenarios.is_empty() => Some(Shared {
             fake: Fleet::fake(&binary, 1, &logs)?,
             engines: Fleet::vllm(&vllm_script(options), ENGINES)?,
         }),
+        Engine::Fake | Engine::Vllm => None,
     };
-    let mut failures = Vec::new();
     for scenario in scenarios {
         if !clients.can_import(scenario.module) {
             let reason = format!("Python module {} is not for this Python", scenario.module);

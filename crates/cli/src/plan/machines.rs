@@ -8,13 +8,15 @@ use sagellm_topology::Topology;
 /// The GPUs of a topology by type, with the ways inside of their best groups.
 #[derive(Debug)]
 pub(super) struct Machines {
+    topology: Topology,
     kinds: Vec<Kind>,
 }
 
 #[derive(Debug)]
 struct Kind {
     gpu: &'static Gpu,
-    count: u32,
+    /// Which of the topology's GPUs they are.
+    places: Vec<usize>,
     /// The way inside of the best group of each size that is a power of two.
     ways: Vec<(u32, Link)>,
 }
@@ -44,13 +46,20 @@ impl Machines {
                 Some((size, Link { bytes_per_second: group.gb_per_s * 1e9, latency }))
             };
             let ways = sizes.take_while(|size| *size <= count).filter_map(way).collect();
-            Kind { gpu, count, ways }
+            Kind { gpu, places, ways }
         };
-        Ok(Self { kinds: kinds.into_iter().map(kind).collect() })
+        let kinds = kinds.into_iter().map(kind).collect();
+        Ok(Self { topology, kinds })
     }
 
     pub(super) fn counts(&self) -> Vec<(&'static Gpu, u32)> {
-        self.kinds.iter().map(|kind| (kind.gpu, kind.count)).collect()
+        self.kinds.iter().map(|kind| (kind.gpu, kind.places.len() as u32)).collect()
+    }
+
+    /// Returns the topology, and the places of all GPUs of a type in it.
+    pub(super) fn of_kind(&self, gpu: &Gpu) -> (&Topology, &[usize]) {
+        let kind = self.kinds.iter().find(|kind| kind.gpu.name == gpu.name);
+        (&self.topology, kind.map_or(&[], |kind| kind.places.as_slice()))
     }
 }
 

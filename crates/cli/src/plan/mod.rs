@@ -1,5 +1,6 @@
 //! `sagellm plan`: how to lay a model over GPUs.
 
+mod deploy;
 mod machines;
 mod tables;
 mod verify;
@@ -37,7 +38,8 @@ Examples:
   sagellm plan --model qwen3-32b --gpus 64xH200 --isl 4000 --osl 500 --slo tpot=30ms --rate 20
   sagellm plan --model qwen3-32b --gpus 8xH200 --isl 4000 --osl 500 --slo ttft=1s,tpot=30ms --verify
   sagellm plan --model qwen3-32b --topology cluster.toml --isl 4000 --osl 500 --slo tpot=30ms
-  sagellm plan --model ./config.json --gpus 4xL40S --isl 1000 --osl 200 --explain")]
+  sagellm plan --model ./config.json --gpus 4xL40S --isl 1000 --osl 200 --explain
+  sagellm plan --model qwen3-32b --gpus 8xH200 --isl 4000 --osl 500 --slo tpot=30ms --emit deployment")]
 pub(crate) struct PlanArgs {
     /// The model: a name (qwen3-32b, llama-3.1-70b-fp8) or a config.json
     #[arg(long, value_name = "NAME|FILE")]
@@ -107,6 +109,19 @@ pub(crate) struct PlanArgs {
     /// The seed of the arrivals
     #[arg(long, value_name = "NUMBER", default_value_t = 1, requires = "verify")]
     seed: u64,
+    /// Write into a folder what starts the best plan: a script per engine, the gateway's settings, a
+    /// compose file and a Kubernetes manifest
+    #[arg(long, value_name = "FOLDER")]
+    emit: Option<PathBuf>,
+    /// What engines load: a repository or a folder [default: the model's]
+    #[arg(long, value_name = "NAME|FOLDER", requires = "emit")]
+    weights: Option<String>,
+    /// The port of the first engine of each machine; further ones take those that follow
+    #[arg(long, value_name = "PORT", default_value_t = 8_000, requires = "emit", value_parser = clap::value_parser!(u16).range(1..=60_000))]
+    engine_port: u16,
+    /// A further word for `vllm serve` (repeatable)
+    #[arg(long, value_name = "WORD", requires = "emit", allow_hyphen_values = true)]
+    engine_arg: Vec<String>,
     /// Write the answer as JSON; `-` prints it instead of the table
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -178,6 +193,16 @@ pub(crate) fn run(args: &PlanArgs, quiet: bool) -> Result<()> {
         }
         bar.finish_and_clear();
         text += &verify::shown(&verified, &arriving);
+    }
+    if let Some(folder) = &args.emit {
+        let wanted = deploy::Wanted {
+            model: &args.model,
+            weights: args.weights.as_deref(),
+            port: args.engine_port,
+            extra: args.engine_arg.clone(),
+        };
+        let best = &answer.plans[0];
+        text += &deploy::emit(folder, &question, best, &wanted, machines.as_ref())?;
     }
     output::report(&text, &Report { answer, verified }, args.json.as_deref())
 }

@@ -1,0 +1,167 @@
+//! What `sagellm plan --emit` writes, as those who start it meet it.
+#![cfg(unix)]
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde::Deserialize as _;
+use support::{run, text};
+
+fn folder(name: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    if folder.exists() {
+        std::fs::remove_dir_all(&folder).expect("it is ours");
+    }
+    folder
+}
+
+fn emit(folder: &Path, question: &str) -> Result<(), String> {
+    let to = folder.display().to_string();
+    let words = ["plan", "--isl", "2000", "--osl", "300", "--emit", &to];
+    let output = run(&words.into_iter().chain(question.split(' ')).collect::<Vec<_>>());
+    if output.status.success() { Ok(()) } else { Err(text(&output.stderr)) }
+}
+
+/// Runs a script with a `vllm` that says what it is given; returns the GPUs that it sees, and the words.
+fn words(folder: &Path, script: &str) -> (Vec<u32>, Vec<String>) {
+    let vllm = folder.join("vllm");
+    let shim = "#!/bin/sh\necho \"$CUDA_VISIBLE_DEVICES\"\nprintf '%s\\n' \"$@\"\n";
+    std::fs::write(&vllm, shim).expect("writable");
+    std::fs::set_permissions(&vllm, PermissionsExt::from_mode(0o755)).expect("it is ours");
+    let path = format!("{}:/usr/bin:/bin", folder.display());
+    let mut shell = Command::new("sh");
+    let output =
+        shell.arg(folder.join(script)).env("PATH", path).output().expect("there is a shell");
+    assert!(output.status.success(), "{script}: {}", text(&output.stderr));
+    let said = text(&output.stdout);
+    let mut lines = said.lines().map(str::to_owned);
+    let gpus = lines.next().expect("the GPUs come first");
+    let gpus = gpus.split(',').map(|gpu| gpu.parse().expect("a number")).collect();
+    (gpus, lines.collect())
+}
+
+/// Returns the word after a flag.
+fn after<'w>(words: &'w [String], flag: &str) -> Option<&'w str> {
+    let place = words.iter().position(|word| word == flag)?;
+    words.get(place + 1).map(String::as_str)
+}
+
+fn instances(folder: &Path) -> Vec<toml::Table> {
+    let file = folder.join("sagellm.toml");
+    let checked = run(&["config", "check", &file.display().to_string()]);
+    assert!(checked.status.success(), "{}", text(&checked.stderr));
+    let settings = std::fs::read_to_string(file).expect("it was written");
+    let settings: toml::Table = toml::from_str(&settings).expect("TOML");
+    let listed = settings["instance"].as_array().expect("a list").clone();
+    listed.into_iter().map(|instance| instance.as_table().expect("a table").clone()).collect()
+}
+
+fn documents(file: &Path) -> Vec<serde_yaml_ng::Value> {
+    let text = std::fs::read_to_string(file).expect("it was written");
+    let documents = serde_yaml_ng::Deserializer::from_str(&text);
+    let read = |document| serde_yaml_ng::Value::deserialize(document).expect("YAML");
+    documents.map(read).filter(|document| !document.is_null()).collect()
+}
+
+#[test]
+fn engines_of_one_machine_share_its_gpus_and_the_gateway_knows_them() {
+    let folder = folder("one-machine");
+    emit(&folder, "--model qwen3-32b-fp8 --gpus 8xH200 --strategy tp --slo tpot=15ms")
+        .expect("it fits");
+    let listed = instances(&folder);
+    let (mut seen, mut ports) = (BTreeSet::new(), BTreeSet::new());
+    for instance in &listed {
+        let name = instance["instance_id"].as_str().expect("a name");
+        let (gpus, words) = words(&folder, &format!("{name}.sh"));
+        let size: usize =
+            after(&words, "--tensor-parallel-size").unwrap_or("1").parse().expect("a size");
+        assert_eq!(gpus.len(), size, "{words:?}");
+        assert!(gpus.iter().all(|gpu| seen.insert(*gpu)), "no GPU is taken twice");
+        assert_eq!(words[..2], ["serve", "Qwen/Qwen3-32B"]);
+        assert_eq!(after(&words, "--quantization"), Some("fp8"));
+        assert_eq!(after(&words, "--served-model-name"), instance["model_name"].as_str());
+        assert_eq!(after(&words, "--host"), Some("127.0.0.1"), "others need not reach it");
+        let port = instance["port"].as_integer().expect("a number").to_string();
+        assert_eq!(after(&words, "--port"), Some(port.as_str()));
+        let most = instance["max_concurrent_requests"].as_integer().expect("a number").to_string();
+        assert_eq!(after(&words, "--max-num-seqs"), Some(most.as_str()));
+        assert!(ports.insert(port), "no port is taken twice");
+    }
+    assert_eq!(seen.len(), 8);
+
+    let compose = &documents(&folder.join("compose.yaml"))[0];
+    let services = compose["services"].as_mapping().expect("services");
+    assert_eq!(services.len(), listed.len() + 1, "the engines and the gateway");
+    let kubernetes = documents(&folder.join("kubernetes.yaml"));
+    let of = |kind: &str| kubernetes.iter().filter(|part| part["kind"] == kind).count();
+    assert_eq!((of("StatefulSet"), of("Deployment")), (listed.len(), 1));
+    let settings = kubernetes.iter().find(|part| part["kind"] == "ConfigMap").expect("one");
+    let settings = settings["data"]["sagellm.toml"].as_str().expect("a text");
+    assert!(settings.contains("host = \"engine-0-0.engine-0\""), "{settings}");
+}
+
+#[test]
+fn an_instance_over_two_machines_is_started_in_two_parts() {
+    let folder = folder("two-machines");
+    std::fs::create_dir_all(&folder).expect("writable");
+    let cluster = folder.join("cluster.toml");
+    let text = "[[host]]\nname = \"node\"\ncount = 2\nrack = \"r1\"\npreset = \"hgx-h100\"\n";
+    std::fs::write(&cluster, text).expect("writable");
+    let question = format!("--model llama-3.1-405b --topology {}", cluster.display());
+    emit(&folder, &question).expect("it fits");
+    let listed = instances(&folder);
+    assert_eq!(listed.len(), 1);
+    assert_eq!(listed[0]["host"].as_str(), Some("node-0"));
+    assert_eq!(listed[0]["rack_id"].as_str(), Some("r1"));
+    for (part, script) in ["engine-0-part-0.sh", "engine-0-part-1.sh"].iter().enumerate() {
+        let (gpus, words) = words(&folder, script);
+        assert_eq!(gpus, [0, 1, 2, 3, 4, 5, 6, 7]);
+        assert_eq!(after(&words, "--nnodes"), Some("2"));
+        assert_eq!(after(&words, "--node-rank"), Some(part.to_string().as_str()));
+        assert_eq!(after(&words, "--master-addr"), Some("node-0"));
+        assert_eq!(words.contains(&"--headless".to_owned()), part > 0);
+        let nodes = words.iter().skip_while(|word| *word != "--numa-bind-nodes").skip(1);
+        let nodes: Vec<&str> = nodes.take(8).map(String::as_str).collect();
+        assert_eq!(nodes, ["0", "0", "0", "0", "1", "1", "1", "1"]);
+    }
+    for file in ["compose-node-0.yaml", "compose-node-1.yaml"] {
+        assert!(documents(&folder.join(file))[0]["services"]["engine-0"].is_mapping(), "{file}");
+    }
+}
+
+#[test]
+fn ranks_on_another_machine_find_the_first() {
+    let folder = folder("ranks");
+    emit(&folder, "--model deepseek-v3 --gpus 16xH100 --strategy ep").expect("it fits");
+    let (_, first) = words(&folder, "engine-0-part-0.sh");
+    let (gpus, second) = words(&folder, "engine-0-part-1.sh");
+    assert_eq!(gpus.len(), 8);
+    assert!(first.contains(&"--enable-expert-parallel".to_owned()));
+    for words in [&first, &second] {
+        assert_eq!(after(words, "--data-parallel-size"), Some("16"));
+        assert_eq!(after(words, "--data-parallel-size-local"), Some("8"));
+        assert_eq!(after(words, "--data-parallel-address"), Some("node-0"));
+    }
+    assert_eq!(after(&second, "--data-parallel-start-rank"), Some("8"));
+}
+
+#[test]
+fn what_cannot_be_started_is_not_written() {
+    let check = |name: &str, question: &str, expected: &str| {
+        let folder = folder(name);
+        let error = emit(&folder, question).expect_err(question);
+        assert!(error.contains(expected), "{error}");
+        assert!(!folder.exists(), "{question}");
+    };
+    check("split", "--model qwen3-32b --gpus 8xH200 --split only", "does not hand keys and values");
+    check("int4", "--model qwen3-32b-int4 --gpus 8xH200", "--weights: name a repository");
+    let folder = folder("weights");
+    emit(&folder, "--model qwen3-32b-int4 --gpus 1xH200 --weights Qwen/Qwen3-32B-AWQ")
+        .expect("named");
+    let (_, words) = words(&folder, "engine-0.sh");
+    assert_eq!(words[1], "Qwen/Qwen3-32B-AWQ");
+}
