@@ -39,6 +39,7 @@ struct Installed {
 }
 
 impl Installed {
+    #[expect(clippy::disallowed_methods, reason = "the script installs where these say")]
     fn find(script: &Path) -> Result<Self> {
         shell::run(Command::new("bash").arg(script).arg("install"))?;
         let home = std::env::var_os("VDIR")
@@ -48,6 +49,7 @@ impl Installed {
         Ok(Self { programs: home.join("v/bin"), config: home.join("tiny/config.json") })
     }
 
+    #[expect(clippy::disallowed_methods, reason = "programs are found by it")]
     fn path(&self) -> String {
         let rest = std::env::var("PATH").unwrap_or_default();
         format!("{}:{rest}", self.programs.display())

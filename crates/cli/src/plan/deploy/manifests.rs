@@ -12,6 +12,8 @@ use super::settings;
 const VLLM: &str = "vllm/vllm-openai:v0.32.0";
 /// An image with the program `sagellm` on its path: there is none to be had from elsewhere.
 const SAGELLM: &str = "sagellm:latest";
+/// Where engines keep what they have fetched.
+const HUB: &str = "/huggingface";
 /// The port of engines that have an address of their own.
 const PORT: u16 = 8_000;
 
@@ -75,6 +77,7 @@ fn service(seat: &Seat, words: &[String]) -> Value {
         "restart": "unless-stopped",
         "command": words,
         "volumes": volumes(words),
+        "environment": { "HF_HOME": HUB },
         "deploy": { "resources": { "reservations": { "devices": [
             { "driver": "nvidia", "device_ids": gpus, "capabilities": ["gpu"] },
         ] } } },
@@ -85,7 +88,7 @@ fn service(seat: &Seat, words: &[String]) -> Value {
 fn volumes(words: &[String]) -> Vec<String> {
     match words[0].starts_with('/') {
         true => vec![format!("{0}:{0}:ro", words[0])],
-        false => vec!["~/.cache/huggingface:/root/.cache/huggingface".to_owned()],
+        false => vec![format!("~/.cache/huggingface:{HUB}")],
     }
 }
 
