@@ -39,9 +39,10 @@ pub use matrix::{Contradiction, Relation, Speeds};
 #[cfg(feature = "nvml")]
 pub use nvml::Driver;
 pub use preset::UnknownPreset;
+pub use sagellm_types::Distance;
 pub use smi::SmiError;
 pub use sysfs::Sysfs;
-pub use topology::{Distance, Gpu, Host, Link, LinkKind, Nic, Path, Topology};
+pub use topology::{Gpu, Host, Link, LinkKind, Nic, Path, Topology};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

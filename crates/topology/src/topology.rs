@@ -4,6 +4,7 @@ use std::collections::{BinaryHeap, VecDeque};
 
 use petgraph::graph::{NodeIndex, UnGraph};
 use petgraph::visit::EdgeRef;
+use sagellm_types::Distance;
 use serde::Serialize;
 
 use crate::CpuSet;
@@ -95,22 +96,6 @@ pub struct Path {
     pub latency_us: f64,
     /// What its narrowest link is; `None` from a device to itself.
     pub bottleneck: Option<LinkKind>,
-}
-
-/// How far two groups of GPUs are from each other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Distance {
-    /// They share a GPU.
-    Same,
-    /// Their GPUs are joined by NVLink.
-    Linked,
-    /// They are on one machine.
-    Machine,
-    /// They are in one rack.
-    Rack,
-    /// They are further away, or it is not known how far.
-    Far,
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::{InstanceId, Request, Rng, Timestamp, Tokens, Usd};
+use crate::{Distance, InstanceId, Places, Request, Rng, Timestamp, Tokens, Usd};
 
 /// The most instances that a policy is shown at once.
 pub const MAX_CANDIDATES: usize = 128;
@@ -170,6 +170,9 @@ impl EstimateCache {
     }
 }
 
+/// Where instances are when nobody has told.
+static UNKNOWN_PLACES: Places = Places::new();
+
 /// The facts of one decision that stay the same while it narrows.
 #[derive(Clone, Copy)]
 struct Decision<'a> {
@@ -180,6 +183,7 @@ struct Decision<'a> {
     now: Timestamp,
     estimator: &'a dyn Estimator,
     cache: &'a EstimateCache,
+    places: &'a Places,
 }
 
 impl<'a> Decision<'a> {
@@ -260,7 +264,16 @@ impl<'a> CandidateSet<'a> {
             places[len] = place as u8;
             len += usize::from(keep(&all[at as usize]));
         }
-        Self { decision: Decision { all, shown, request, now, estimator, cache }, places, len }
+        let decision =
+            Decision { all, shown, request, now, estimator, cache, places: &UNKNOWN_PLACES };
+        Self { decision, places, len }
+    }
+
+    /// Returns the set, which knows from now on where the instances are. Without it all are far from
+    /// each other.
+    pub fn with_places(mut self, places: &'a Places) -> Self {
+        self.decision.places = places;
+        self
     }
 
     /// Returns how many are left.
@@ -327,6 +340,12 @@ impl<'a> Candidates<'a> {
     /// Returns the candidate of `instance`, if it is among them.
     pub fn find(&self, instance: InstanceId) -> Option<Choice<'a>> {
         self.iter().find(|choice| choice.id == instance)
+    }
+
+    /// Returns how far two instances are from each other, whether or not they are among the
+    /// candidates.
+    pub fn distance(&self, a: InstanceId, b: InstanceId) -> Distance {
+        self.decision.places.distance(a, b)
     }
 
     /// Returns the one with the least `key`; the first of equals.

@@ -361,23 +361,6 @@ impl ExecutionInstance {
             _ => kind != RequestType::Embedding,
         }
     }
-
-    /// Returns how near two instances are: 1.0 NVLink peers, 0.5 one machine, 0.1 one rack, else 0.01.
-    pub fn affinity_score(&self, other: &Self) -> f64 {
-        let same = |a: &Option<String>, b: &Option<String>| a.is_some() && a == b;
-        if self.is_local_to(other) {
-            if self.nvlink_peers.contains(&other.instance_id) { 1.0 } else { 0.5 }
-        } else if same(&self.rack_id, &other.rack_id) {
-            0.1
-        } else {
-            0.01
-        }
-    }
-
-    /// Returns whether both run on one known machine.
-    pub fn is_local_to(&self, other: &Self) -> bool {
-        self.machine_id.is_some() && self.machine_id == other.machine_id
-    }
 }
 
 #[cfg(test)]
@@ -402,19 +385,6 @@ mod tests {
             ..instance(T::General)
         };
         assert!(listed.supports(R::LlmGenerate) && !listed.supports(R::LlmChat));
-    }
-
-    #[test]
-    fn nearness_has_four_steps() {
-        let mut a = instance(ExecutionInstanceType::General);
-        let mut b = ExecutionInstance::new("b", "h", 2, "m");
-        assert_eq!(a.affinity_score(&b), 0.01);
-        (a.rack_id, b.rack_id) = (Some("r".into()), Some("r".into()));
-        assert_eq!(a.affinity_score(&b), 0.1);
-        (a.machine_id, b.machine_id) = (Some("m".into()), Some("m".into()));
-        assert_eq!(a.affinity_score(&b), 0.5);
-        a.nvlink_peers.push("b".into());
-        assert_eq!(a.affinity_score(&b), 1.0);
     }
 
     #[test]

@@ -25,6 +25,7 @@ mod instance;
 mod metrics;
 mod outcome;
 mod pd;
+mod place;
 pub mod planted;
 mod request;
 mod rng;
@@ -44,6 +45,7 @@ pub use instance::{
 pub use metrics::{InstanceMetrics, PdMetrics, PerformanceMetrics, SchedulingMetrics};
 pub use outcome::{Completion, Ending, ExpireReason, FailureKind, RefuseReason, Usage};
 pub use pd::{KvCacheEvictionPolicy, KvCacheStorage, PdRoutingPolicy, PdSeparationConfig, Phase};
+pub use place::{Distance, Places};
 pub use request::{
     Forecast, Objectives, Request, RequestMetadata, RequestPriority, RequestStatus, RequestType,
 };
