@@ -84,6 +84,7 @@ fn machine(number: u32, rng: &mut Rng) -> Machine {
         max_concurrent_requests: engine.max_num_seqs * one_of(&[1, 1, 2], rng),
         kv_cache_tokens: told.map(|times| times * engine.kv_tokens()),
         price_per_gpu_hour: one_of(&[1.0, 1.0, 4.0], rng),
+        machine_id: Some(format!("m{}", number / 2)),
         ..ExecutionInstance::new(format!("e{number}"), "simulated", 1, "m")
     };
     let start_up = one_of(&[Duration::ZERO, Duration::ZERO, Duration::from_secs(2)], rng);

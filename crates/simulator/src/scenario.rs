@@ -49,6 +49,10 @@ pub struct Scenario {
     /// The engines: `NxGPU:tpT`, several separated by commas; N instances of T GPUs each. Where the
     /// layout goes on with `ppP`, `dpD` or `ep`, an instance has stages, ranks, or spread experts.
     pub fleet: String,
+    /// GPUs of a machine; as in the usual machine with these GPUs when absent. Instances fill machines
+    /// in their order; those of one machine are NVLink peers if the GPUs have NVLink.
+    #[serde(default)]
+    pub gpus_per_machine: Option<u32>,
     /// Settings of the engines.
     #[serde(default)]
     pub engine: EngineSettings,
@@ -203,6 +207,7 @@ impl Scenario {
         Self {
             model: model.to_owned(),
             fleet: fleet.to_owned(),
+            gpus_per_machine: None,
             engine,
             control_plane: Config::default(),
             workload: None,
@@ -254,7 +259,12 @@ impl Scenario {
     /// [`ScenarioError`] names the part that cannot be.
     pub fn machines(&self, fleet: &str, model: &ModelSpec) -> Result<Vec<Machine>, ScenarioError> {
         self.engine.validate()?;
-        let mut machines = Vec::new();
+        let mut machines: Vec<Machine> = Vec::new();
+        let mut hosts = 0;
+        if self.gpus_per_machine == Some(0) {
+            let expected = "at least 1";
+            return Err(ScenarioError::Figure { field: "gpus_per_machine", expected, found: 0.0 });
+        }
         let start_up = seconds("start_up_s", self.start_up_s)?;
         for part in fleet.split(',').map(str::trim) {
             let (count, gpu, layout) = group(part)?;
@@ -266,6 +276,7 @@ impl Scenario {
                 .engine
                 .of(model, gpu, layout)
                 .map_err(|source| ScenarioError::DoesNotFit { part, source })?;
+            let first = machines.len();
             let cost = OperatorCost::new(model, gpu, layout, Calibration::of(gpu));
             for _ in 0..count {
                 let name = format!("{}-{}", gpu.name.to_ascii_lowercase(), machines.len());
@@ -283,6 +294,9 @@ impl Scenario {
                 };
                 machines.push(Machine { spec, engine, cost: cost.into(), start_up });
             }
+            let per_machine = self.gpus_per_machine.unwrap_or(gpu.node) / layout.gpus();
+            let seated = &mut machines[first..];
+            hosts += seat(seated, per_machine.max(1) as usize, hosts, gpu.link.is_some());
         }
         Ok(machines)
     }
@@ -361,6 +375,22 @@ impl TraceSettings {
     }
 }
 
+/// Seats instances on machines, so many on each, which are numbered from `first` on; returns how many
+/// machines that takes.
+fn seat(instances: &mut [Machine], per_machine: usize, first: usize, nvlink: bool) -> usize {
+    for (host, seated) in (first..).zip(instances.chunks_mut(per_machine)) {
+        let names: Vec<String> = seated.iter().map(|one| one.spec.instance_id.clone()).collect();
+        for one in seated {
+            one.spec.machine_id = Some(format!("machine-{host}"));
+            if nvlink {
+                let others = names.iter().filter(|name| **name != one.spec.instance_id);
+                one.spec.nvlink_peers = others.cloned().collect();
+            }
+        }
+    }
+    instances.len().div_ceil(per_machine)
+}
+
 /// Returns how far the step times of each part of a fleet may be off.
 fn intervals(fleet: &str, model: &ModelSpec) -> Result<Vec<PredictionInterval>, ScenarioError> {
     let of = |part: &str| {
@@ -415,6 +445,37 @@ fn group(text: &str) -> Result<(u32, &'static Gpu, Layout), ScenarioError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn instances_fill_machines_and_are_peers_where_there_is_nvlink() {
+        let machines = |fleet: &str, gpus: Option<u32>| {
+            let text = format!("model = \"llama-3.1-8b\"\nfleet = \"{fleet}\"");
+            let scenario: Scenario = toml::from_str(&text).expect("a scenario");
+            let scenario = Scenario { gpus_per_machine: gpus, ..scenario };
+            let model = model("llama-3.1-8b", ".".as_ref()).expect("known");
+            let machines = scenario.machines(fleet, &model).expect("it fits");
+            let place = |machine: Machine| {
+                let ExecutionInstance { machine_id, nvlink_peers, .. } = machine.spec;
+                (machine_id.expect("all are seated"), nvlink_peers.join(" "))
+            };
+            machines.into_iter().map(place).collect::<Vec<_>>()
+        };
+        let place = |machine: &str, peers: &str| (machine.to_owned(), peers.to_owned());
+        assert_eq!(
+            machines("3xA100:tp4,1xL4", None),
+            [
+                place("machine-0", "a100-80gb-1"),
+                place("machine-0", "a100-80gb-0"),
+                place("machine-1", ""),
+                place("machine-2", ""),
+            ]
+        );
+        let apart = [place("machine-0", ""), place("machine-1", "")];
+        assert_eq!(machines("2xA100:tp2", Some(2)), apart);
+        assert_eq!(machines("2xA100:tp2", Some(1)), apart, "an instance of two machines");
+        let together = [place("machine-0", ""), place("machine-0", "")];
+        assert_eq!(machines("2xL40S", None), together, "over PCIe");
+    }
 
     #[test]
     fn fleets_are_read_or_refused_with_what_is_expected() {

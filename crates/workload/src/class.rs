@@ -5,7 +5,7 @@ use std::time::Duration;
 use sagellm_types::{Objectives, RequestPriority, Rng};
 use serde::{Deserialize, Serialize};
 
-use crate::error::{ConfigError, positive};
+use crate::error::{ConfigError, check, positive};
 use crate::length::Length;
 
 /// A class of requests.
@@ -32,6 +32,8 @@ pub struct SloClass {
     pub output: Option<Length>,
     /// Leading tokens that all prompts of the class share, such as a system prompt.
     pub shared_prefix: u64,
+    /// Tokens after those that all prompts of one user share, such as the user's documents.
+    pub user_prefix: u64,
 }
 
 impl Default for SloClass {
@@ -47,6 +49,7 @@ impl Default for SloClass {
             prompt: None,
             output: None,
             shared_prefix: 0,
+            user_prefix: 0,
         }
     }
 }
@@ -76,6 +79,8 @@ impl SloClass {
         {
             limit.map_or(Ok(()), |limit| positive(&field(name), limit))?;
         }
+        let named = self.user_prefix == 0 || self.users > 0;
+        check(&field("user_prefix"), named, "0, or `users`", self.user_prefix)?;
         for (name, length) in [("prompt", &self.prompt), ("output", &self.output)] {
             length.as_ref().map_or(Ok(()), |length| length.validate(&field(name)))?;
         }

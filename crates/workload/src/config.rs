@@ -112,25 +112,27 @@ impl WorkloadConfig {
         for (number, at) in (0u64..).zip(times.take_while(|at| *at < end).take(limit)) {
             let class = draw_class(&classes, &mut class_rng);
             let user = classes[class].draw_user(&mut class_rng);
-            let SloClass { prompt, output, shared_prefix, .. } = &classes[class];
+            let SloClass { name, prompt, output, shared_prefix, user_prefix, .. } = &classes[class];
             let (prompt, output) =
                 (prompt.as_ref().unwrap_or(&self.prompt), output.as_ref().unwrap_or(&self.output));
-            let shared = *shared_prefix;
+            let of_class = stable_hash(name.as_bytes(), seed.0);
             let prefix = Prefix {
-                class: stable_hash(classes[class].name.as_bytes(), seed.0),
-                shared,
+                class: of_class,
+                shared: *shared_prefix,
+                user: stable_hash(&user.unwrap_or_default().to_le_bytes(), of_class),
+                of_user: *user_prefix,
                 session: stable_hash(&number.to_le_bytes(), seed.0),
             };
             let mut first = Arrival {
                 at,
-                prompt: prompt.draw(&mut prompt_rng) + Tokens(shared),
+                prompt: prompt.draw(&mut prompt_rng) + prefix.known(),
                 output: output.draw(&mut output_rng),
                 class,
                 user,
                 session: None,
                 blocks: Vec::new(),
             };
-            if shared > 0 || self.sessions.is_some() {
+            if prefix.known() > Tokens::ZERO || self.sessions.is_some() {
                 first.blocks = prefix.blocks(first.prompt);
             }
             first.session = self.sessions.map(|_| prefix.session);

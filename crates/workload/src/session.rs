@@ -70,24 +70,35 @@ impl Sessions {
     }
 }
 
-/// What the prompts of a conversation begin with: the class's text, then its own.
+/// What the prompts of a conversation begin with: the class's text, the user's, then its own.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Prefix {
     /// Stands for the text that all prompts of the class share.
     pub(crate) class: u64,
     /// Tokens of that text.
     pub(crate) shared: u64,
+    /// Stands for the text that all prompts of the user share.
+    pub(crate) user: u64,
+    /// Tokens of that text.
+    pub(crate) of_user: u64,
     /// Stands for the conversation.
     pub(crate) session: u64,
 }
 
 impl Prefix {
+    /// Returns the tokens that are the same in every conversation of the user.
+    pub(crate) fn known(&self) -> Tokens {
+        Tokens(self.shared + self.of_user)
+    }
+
     /// Returns the block ids of a prompt of so many tokens. A block that is shared only in part is
     /// the conversation's own.
     pub(crate) fn blocks(&self, prompt: Tokens) -> Vec<u64> {
         let id = |block: u64| {
             let owner = if (block + 1) * BLOCK <= self.shared {
                 ("class", self.class)
+            } else if (block + 1) * BLOCK <= self.known().0 {
+                ("user", self.user)
             } else {
                 ("session", self.session)
             };
@@ -105,7 +116,7 @@ mod tests {
     #[test]
     fn a_turn_begins_with_all_that_was_said_before() {
         let sessions = Sessions { mean_turns: 1e9, max_turns: 6, ..Sessions::default() };
-        let prefix = Prefix { class: 1, shared: 1024, session: 77 };
+        let prefix = Prefix { class: 1, shared: 1024, user: 5, of_user: 0, session: 77 };
         let prompt = Tokens(1500);
         let first = Arrival {
             prompt,
@@ -126,12 +137,15 @@ mod tests {
         let stranger = Prefix { session: 78, ..prefix }.blocks(prompt);
         assert_eq!(stranger[..2], first.blocks[..2], "the system prompt is shared");
         assert_ne!(stranger[2], first.blocks[2], "the rest is not");
+        let told = |user, session| Prefix { user, of_user: 512, session, ..prefix }.blocks(prompt);
+        assert_eq!(told(5, 77)[2], told(5, 78)[2], "what a user tells is in every conversation");
+        assert_ne!(told(5, 77)[2], told(6, 77)[2], "and in nobody else's");
     }
 
     #[test]
     fn the_mean_number_of_turns_is_as_asked() {
         let sessions = Sessions { mean_turns: 3.0, max_turns: 1000, ..Sessions::default() };
-        let prefix = Prefix { class: 0, shared: 0, session: 0 };
+        let prefix = Prefix { class: 0, shared: 0, user: 0, of_user: 0, session: 0 };
         let mut rng = Seed(6).stream("sessions");
         let mut turns = Vec::new();
         for _ in 0..10_000 {
