@@ -7,7 +7,7 @@ use rustc_hash::FxBuildHasher;
 use sagellm_types::planted::{self, Bug};
 use sagellm_types::{
     Attempt, Candidate, EngineState, ExecutionInstance, FailureKind, Incarnation, InstanceId,
-    RequestId, Timestamp, Tokens, Usage, Usd,
+    Places, RequestId, Timestamp, Tokens, Usage, Usd,
 };
 
 use crate::ledger::{GROWTH, Ledger};
@@ -40,6 +40,7 @@ pub struct Fleet {
     slots: Vec<(u32, Option<Instance>)>,
     free: Vec<u32>,
     names: IndexMap<String, InstanceId, FxBuildHasher>,
+    places: Places,
     rosters: Vec<Roster>,
     ledger: Ledger,
     lives: u32,
@@ -53,6 +54,7 @@ impl Fleet {
             slots: Vec::new(),
             free: Vec::new(),
             names: IndexMap::default(),
+            places: Places::default(),
             rosters: Vec::new(),
             ledger: Ledger::default(),
             lives: 0,
@@ -85,6 +87,7 @@ impl Fleet {
         let id = InstanceId::new(index, *generation);
         self.lives += 1;
         self.names.insert(spec.instance_id.clone(), id);
+        self.places.insert(id, &spec);
         *slot = Some(Instance::new(id, spec, Incarnation(self.lives), &self.config, now));
         Ok(id)
     }
@@ -103,6 +106,11 @@ impl Fleet {
     /// Returns the instance called `name`.
     pub fn find(&self, name: &str) -> Option<InstanceId> {
         self.names.get(name).copied()
+    }
+
+    /// Returns where the instances are.
+    pub fn places(&self) -> &Places {
+        &self.places
     }
 
     /// Iterates over the instances, in the order of their slots.
@@ -423,6 +431,7 @@ impl Fleet {
         *generation = generation.wrapping_add(1);
         self.free.push(instance.index() as u32);
         self.names.swap_remove(&removed.spec.instance_id);
+        self.places.remove(instance);
         for roster in &removed.rosters {
             let roster = &mut self.rosters[roster.0 as usize];
             roster.update(instance, None);

@@ -132,11 +132,17 @@ impl Config {
             }
             _ => {}
         }
-        if let RouterConfig::Affinity(affinity) = &self.router {
-            within("router.affinity.overload", affinity.overload, 0.0, 1.0)?;
-        }
-        if let RouterConfig::Locality(locality) = &self.router {
-            within("router.locality.bound", locality.bound, 1.0, 1e6)?;
+        match &self.router {
+            RouterConfig::Affinity(affinity) => {
+                within("router.affinity.overload", affinity.overload, 0.0, 1.0)?;
+            }
+            RouterConfig::Locality(locality) => {
+                within("router.locality.bound", locality.bound, 1.0, 1e6)?;
+            }
+            RouterConfig::TopologyAware(near) => {
+                within("router.topology_aware.overload", near.overload, 0.0, 1.0)?;
+            }
+            _ => {}
         }
         if self.queue.max_waiting == 0 {
             return Err(ConfigError("queue.max_waiting = 0: must be at least 1".into()));
@@ -155,6 +161,7 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sagellm_routing::TopologyAwareConfig;
     use sagellm_strategies::AdaptiveConfig;
 
     fn wrong(config: Config) -> String {
@@ -168,6 +175,10 @@ mod tests {
         let strategy = StrategyConfig::CostOptimized(cost);
         let message = wrong(Config { strategy, ..Config::default() });
         assert!(message.starts_with("strategy.cost_optimized.slack = -5"), "{message}");
+        let near = TopologyAwareConfig { overload: 1.5, ..TopologyAwareConfig::default() };
+        let router = RouterConfig::TopologyAware(near);
+        let message = wrong(Config { router, ..Config::default() });
+        assert!(message.starts_with("router.topology_aware.overload = 1.5"), "{message}");
         let adaptive = AdaptiveConfig { hysteresis: 9.0, ..AdaptiveConfig::default() };
         let strategy = StrategyConfig::Adaptive(adaptive);
         let message = wrong(Config { strategy, ..Config::default() });

@@ -7,7 +7,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::{
     Affinity, AffinityConfig, LeastConnections, LeastResponseTime, LoadBalanced, Locality,
-    LocalityConfig, PowerOfTwo, Random, RoundRobin, Router, WeightedRoundRobin,
+    LocalityConfig, PowerOfTwo, Random, RoundRobin, Router, TopologyAware, TopologyAwareConfig,
+    WeightedRoundRobin,
 };
 
 /// A router with its settings: `"load_balanced"`, or `{ affinity = { overload = 0.2 } }`.
@@ -27,6 +28,8 @@ pub enum RouterConfig {
     Affinity(AffinityConfig),
     /// The same prompt prefix to the same instance.
     Locality(LocalityConfig),
+    /// Where the same user or conversation was served, or near there.
+    TopologyAware(TopologyAwareConfig),
     /// Each in turn, by weight.
     WeightedRoundRobin,
     /// The fewest requests.
@@ -45,23 +48,18 @@ pub enum RouterError {
         /// The name.
         name: String,
     },
-    /// It is known and comes later.
-    #[error("router `{name}` is known, not offered yet; offered are: {}", RouterConfig::NAMES.join(", "))]
-    Later {
-        /// The name.
-        name: String,
-    },
 }
 
 impl RouterConfig {
     /// The routers on offer.
-    pub const NAMES: [&'static str; 9] = [
+    pub const NAMES: [&'static str; 10] = [
         "load_balanced",
         "power_of_two",
         "round_robin",
         "random",
         "affinity",
         "locality",
+        "topology_aware",
         "weighted_round_robin",
         "least_connections",
         "least_response_time",
@@ -81,10 +79,10 @@ impl RouterConfig {
             "random" => Self::Random,
             "affinity" => Self::Affinity(AffinityConfig::default()),
             "locality" => Self::Locality(LocalityConfig::default()),
+            "topologyaware" => Self::TopologyAware(TopologyAwareConfig::default()),
             "weightedroundrobin" | "weighted" => Self::WeightedRoundRobin,
             "leastconnections" => Self::LeastConnections,
             "leastresponsetime" => Self::LeastResponseTime,
-            "topologyaware" => return Err(RouterError::Later { name: name.to_owned() }),
             _ => return Err(RouterError::Unknown { name: name.to_owned() }),
         })
     }
@@ -98,6 +96,7 @@ impl RouterConfig {
             Self::Random => "random",
             Self::Affinity(_) => "affinity",
             Self::Locality(_) => "locality",
+            Self::TopologyAware(_) => "topology_aware",
             Self::WeightedRoundRobin => "weighted_round_robin",
             Self::LeastConnections => "least_connections",
             Self::LeastResponseTime => "least_response_time",
@@ -114,6 +113,7 @@ impl RouterConfig {
             Self::Random => Box::new(Random::new(rng)),
             Self::Affinity(config) => Box::new(Affinity::new(config)),
             Self::Locality(config) => Box::new(Locality::new(config)),
+            Self::TopologyAware(config) => Box::new(TopologyAware::new(config)),
             Self::WeightedRoundRobin => Box::new(WeightedRoundRobin::default()),
             Self::LeastConnections => Box::new(LeastConnections),
             Self::LeastResponseTime => Box::new(LeastResponseTime),
@@ -170,7 +170,5 @@ mod tests {
         assert!(
             message.starts_with("unknown router `fastest`; known are: load_balanced, power_of_two")
         );
-        let message = RouterConfig::parse("topology_aware").expect_err("later").to_string();
-        assert!(message.contains("known, not offered yet"), "{message}");
     }
 }

@@ -8,10 +8,13 @@
 mod affinity;
 mod balanced;
 mod config;
+mod favourites;
 mod locality;
 mod random;
 mod rotation;
 mod router;
+mod ties;
+mod topology_aware;
 
 pub use affinity::{Affinity, AffinityConfig};
 pub use balanced::{LeastConnections, LeastResponseTime, LoadBalanced, PowerOfTwo};
@@ -20,3 +23,4 @@ pub use locality::{Locality, LocalityConfig};
 pub use random::Random;
 pub use rotation::{RoundRobin, WeightedRoundRobin};
 pub use router::Router;
+pub use topology_aware::{TopologyAware, TopologyAwareConfig};

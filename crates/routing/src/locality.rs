@@ -5,9 +5,12 @@
 //! (after Mirrokni, Thorup and Zadimoghaddam, 2018): an instance above `bound` × the mean load is
 //! passed over for the next in the key's own order.
 
-use sagellm_types::{Candidate, Candidates, InstanceId, Request, Timestamp, stable_hash};
+use std::cmp::Reverse;
+
+use sagellm_types::{Candidate, Candidates, InstanceId, Places, Request, Timestamp, stable_hash};
 use serde::{Deserialize, Serialize};
 
+use crate::favourites::append_least;
 use crate::{LoadBalanced, Router};
 
 /// Settings of [`Locality`].
@@ -38,9 +41,6 @@ impl Locality {
     }
 }
 
-/// How many instances are shown when there are too many to show all.
-const FAVOURITES: usize = 8;
-
 /// Returns what a request shares with those that profit from the same cache.
 fn key(request: &Request) -> Option<u64> {
     let own = match (request.prefix, request.session, request.user) {
@@ -70,23 +70,18 @@ impl Router for Locality {
         let mean = (total + 1) as f64 / candidates.len() as f64;
         let limit = (mean * self.bound).max(1.0);
         // The least loaded is always below the limit, so somebody is.
-        candidates
-            .least_by(|c| (f64::from(c.load.sequences) >= limit, std::cmp::Reverse(weight(key, c))))
-            .id
+        candidates.least_by(|c| (f64::from(c.load.sequences) >= limit, Reverse(weight(key, c)))).id
     }
 
-    fn favourites(&self, request: &Request, open: &[Candidate], out: &mut Vec<InstanceId>) {
+    fn favourites(
+        &self,
+        request: &Request,
+        open: &[Candidate],
+        _: &Places,
+        out: &mut Vec<InstanceId>,
+    ) {
         let Some(key) = key(request) else { return };
-        let mut best: Vec<(u64, InstanceId)> = Vec::with_capacity(FAVOURITES + 1);
-        for candidate in open {
-            let weight = weight(key, candidate);
-            if best.len() < FAVOURITES || weight > best[best.len() - 1].0 {
-                let place = best.partition_point(|&(other, _)| other > weight);
-                best.insert(place, (weight, candidate.id));
-                best.truncate(FAVOURITES);
-            }
-        }
-        out.extend(best.into_iter().map(|(_, id)| id));
+        append_least(open, out, |candidate| Some(Reverse(weight(key, candidate))));
     }
 
     fn name(&self) -> &'static str {

@@ -1,6 +1,6 @@
 //! The contract between a router and whoever drives it.
 
-use sagellm_types::{Candidate, Candidates, InstanceId, Request, Timestamp};
+use sagellm_types::{Candidate, Candidates, InstanceId, Places, Request, Timestamp};
 
 /// Picks the instance that takes a request.
 ///
@@ -25,8 +25,14 @@ pub trait Router: Send {
 
     /// Appends the instances of `open` that the router wants to see for `request` when there are
     /// too many to show all of them.
-    fn favourites(&self, request: &Request, open: &[Candidate], out: &mut Vec<InstanceId>) {
-        let _ = (request, open, out);
+    fn favourites(
+        &self,
+        request: &Request,
+        open: &[Candidate],
+        places: &Places,
+        out: &mut Vec<InstanceId>,
+    ) {
+        let _ = (request, open, places, out);
     }
 
     /// Returns the name under which decisions are explained.

@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use sagellm_gateway::GatewayConfig;
 use sagellm_manager::Config;
-use sagellm_routing::{AffinityConfig, LocalityConfig, RouterConfig};
+use sagellm_routing::{AffinityConfig, LocalityConfig, RouterConfig, TopologyAwareConfig};
 use sagellm_strategies::queue::FairnessConfig;
 use sagellm_strategies::{
     AdaptiveConfig, CostOptimizedConfig, PriorityConfig, SloAwareConfig, StrategyConfig,
@@ -33,6 +33,7 @@ static SOURCES: LazyLock<String> = LazyLock::new(|| {
         include_str!("../../../strategies/src/slo_aware.rs"),
         include_str!("../../../routing/src/affinity.rs"),
         include_str!("../../../routing/src/locality.rs"),
+        include_str!("../../../routing/src/topology_aware.rs"),
         include_str!("../../../types/src/instance.rs"),
         include_str!("../../../types/src/request.rs"),
         include_str!("../../../types/src/pd.rs"),
@@ -157,6 +158,12 @@ pub(super) fn sections() -> Vec<Section> {
         one("strategy.adaptive", "AdaptiveConfig", Off, table(&AdaptiveConfig::default())),
         one("router.affinity", "AffinityConfig", Off, table(&AffinityConfig::default())),
         one("router.locality", "LocalityConfig", Off, table(&LocalityConfig::default())),
+        one(
+            "router.topology_aware",
+            "TopologyAwareConfig",
+            Off,
+            table(&TopologyAwareConfig::default()),
+        ),
         many(one("instance", "ExecutionInstance", Off, table(&instance))),
         one("demo", "DemoConfig", Off, table(&demo)),
         many(one("demo.engines", "EngineGroup", Off, table(&engines))),

@@ -237,16 +237,16 @@ impl ControlPlane {
         let need = request.forecast.total();
         let roster = self.pools.roster(pool);
         let avoided = self.avoided(live);
-        let open = self.fleet.open(roster);
+        let (open, located) = (self.fleet.open(roster), self.fleet.places());
         let Scratch { shown, favourites, least, rng, estimates, .. } = &mut self.scratch;
         let fits = |c: &Candidate| c.load.fits(need) && !avoided.contains(&c.id);
         let (predictor, all) = (&self.predictor, open.len());
-        let (mut set, seen) = if all <= MAX_CANDIDATES {
+        let (set, seen) = if all <= MAX_CANDIDATES {
             (CandidateSet::new(open, request, now, predictor, estimates, fits), all)
         } else {
             favourites.clear();
             favourites.extend(request.preferred);
-            self.router.favourites(request, open, favourites);
+            self.router.favourites(request, open, located, favourites);
             least.clear();
             self.fleet.least_loaded(roster, LEAST_LOADED, least);
             shown.fill(open, favourites, least, rng);
@@ -254,6 +254,7 @@ impl ControlPlane {
             let set = CandidateSet::among(open, places, request, now, predictor, estimates, fits);
             (set, places.len())
         };
+        let mut set = set.with_places(located);
         let fitting = set.len();
         if fitting == 0 {
             return Tried::Unfit;

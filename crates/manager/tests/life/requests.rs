@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use sagellm_manager::RouterConfig;
 use sagellm_strategies::{Narrowing, Rank, SchedulingStrategy, Urgency};
 use sagellm_types::{CandidateSet, Request};
 
@@ -19,6 +20,30 @@ fn the_preferred_instance_wins_when_it_may_take_the_request() {
         let second = plane.submit(NewRequest { preferred: Some(wanted), ..small() });
         assert!(plane.at(second).is_some_and(|at| at != wanted), "it is full: another one");
     }
+}
+
+#[test]
+fn near_the_preferred_instance_is_found_among_more_than_a_decision_looks_at() {
+    let router = RouterConfig::parse("topology_aware").expect("offered");
+    let mut plane =
+        Plane::new(Config { strategy: StrategyConfig::Fifo, router, ..Config::default() });
+    let all: Vec<_> = (0..400)
+        .map(|number: u32| {
+            plane.add_spec(ExecutionInstance {
+                machine_id: Some(format!("m{}", number / 4)),
+                nvlink_peers: vec![format!("vllm-{}", number ^ 1)],
+                max_concurrent_requests: 1,
+                ..ExecutionInstance::new(format!("vllm-{number}"), "localhost", 8000, "llama-7b")
+            })
+        })
+        .collect();
+    let mut near = |wanted: usize| {
+        let request = plane.submit(NewRequest { preferred: Some(all[wanted]), ..small() });
+        plane.at(request).expect("there is room").index()
+    };
+    assert_eq!([near(390), near(390)], [390, 391], "it, then its NVLink peer");
+    assert!([near(390), near(390)].iter().all(|at| [388, 389].contains(at)), "its machine");
+    assert_eq!(near(17), 17);
 }
 
 #[test]
