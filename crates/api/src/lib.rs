@@ -30,6 +30,7 @@
 //! # Ok::<(), sagellm_api::PeekError>(())
 //! ```
 
+mod dcgm;
 mod error;
 mod json;
 mod metrics;
@@ -40,6 +41,7 @@ mod prompt;
 mod sse;
 mod usage;
 
+pub use dcgm::{DcgmGpu, DcgmPage};
 pub use error::{ApiError, ErrorCode, says_engine_died};
 pub use metrics::{EngineGauges, MetricsPage};
 pub use models::{ModelCard, ModelList};

@@ -127,7 +127,7 @@ fn add(total: &mut Option<u64>, part: Option<u64>) {
 
 /// Splits what follows a metric's name into its labels and its value; a value that is not finite
 /// or negative is no sample.
-fn split_sample(rest: &str) -> Option<(&str, f64)> {
+pub(crate) fn split_sample(rest: &str) -> Option<(&str, f64)> {
     let (labels, value) = match rest.strip_prefix('{') {
         Some(rest) => rest.rsplit_once('}')?,
         None => ("", rest),
@@ -137,7 +137,7 @@ fn split_sample(rest: &str) -> Option<(&str, f64)> {
 }
 
 /// The pairs of `a="x",b="y"`; values stay escaped, as none that is read here has an escape.
-struct Labels<'a>(&'a str);
+pub(crate) struct Labels<'a>(pub(crate) &'a str);
 
 impl<'a> Iterator for Labels<'a> {
     type Item = (&'a str, &'a str);

@@ -62,6 +62,7 @@ struct Instance {
     window: u64,
     current_load: f64,
     engine_waiting: Option<u64>,
+    gpu_utilization: Option<f64>,
     models: Vec<String>,
 }
 
@@ -148,19 +149,20 @@ fn show(view: &View) -> String {
     let width = width.unwrap_or(0).max("instance".len());
     let _ = writeln!(
         out,
-        "{:width$}  {:8}  {:>7}  {:>6}  {:>6}  {:>9}  models",
-        "instance", "state", "running", "window", "load", "its queue"
+        "{:width$}  {:8}  {:>7}  {:>6}  {:>6}  {:>9}  {:>5}  models",
+        "instance", "state", "running", "window", "load", "its queue", "gpu"
     );
     for instance in &view.instances {
         let _ = writeln!(
             out,
-            "{:width$}  {:8}  {:>7}  {:>6}  {:>5.0}%  {:>9}  {}",
+            "{:width$}  {:8}  {:>7}  {:>6}  {:>5.0}%  {:>9}  {:>5}  {}",
             instance.instance_id,
             instance.state,
             instance.active_requests,
             instance.window,
             instance.current_load * 100.0,
             instance.engine_waiting.map_or("–".to_owned(), |n| n.to_string()),
+            instance.gpu_utilization.map_or("–".to_owned(), |u| format!("{:.0}%", u * 100.0)),
             instance.models.join(", "),
         );
     }
@@ -181,7 +183,10 @@ mod tests {
                          "rejected": 0, "retries": 1, "stale_events": 0},
             "instances": [{"instance_id": "vllm-1", "state": "ready", "active_requests": 4,
                            "window": 8, "current_load": 0.5, "engine_waiting": null,
-                           "models": ["llama-7b"], "port": 1}],
+                           "gpu_utilization": null, "models": ["llama-7b"], "port": 1},
+                          {"instance_id": "vllm-2", "state": "ready", "active_requests": 0,
+                           "window": 8, "current_load": 0.0, "engine_waiting": 2,
+                           "gpu_utilization": 0.87, "models": [], "port": 2}],
             "report": report,
         });
         let view: View = serde_json::from_value(json).expect("what a gateway sends");
@@ -189,6 +194,7 @@ mod tests {
         assert!(text.contains("strategy adaptive (now fifo)"), "{text}");
         assert!(text.contains("3 waiting   4 running"), "{text}");
         assert!(text.contains("vllm-1    ready"), "{text}");
-        assert!(text.contains("50%          –  llama-7b"), "{text}");
+        assert!(text.contains("50%          –      –  llama-7b"), "{text}");
+        assert!(text.contains(" 0%          2    87%"), "{text}");
     }
 }

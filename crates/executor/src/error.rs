@@ -78,6 +78,11 @@ pub enum SettingsError {
         /// What was given.
         url: String,
     },
+    /// Nothing here asks the driver.
+    #[error(
+        "gpu_metrics = \"nvml\": only `sagellm serve` asks the driver of its machine; expected the page of a DCGM exporter, such as \"http://host:9400/metrics\""
+    )]
+    NoDriver,
     /// The API key cannot be sent in a header.
     #[error("the API key holds a character that no HTTP header may hold")]
     ApiKey,

@@ -31,6 +31,7 @@
 mod body;
 mod call;
 mod error;
+mod gpu;
 pub mod headers;
 mod http_engine;
 mod probe;
@@ -40,6 +41,7 @@ mod watch;
 pub use body::{ByteStream, ReplyBody};
 pub use call::{BoxFuture, Call, CallKind, Engine, Reply};
 pub use error::{EngineError, SettingsError, TimeoutKind, classify_status};
+pub use gpu::{DcgmExporter, GpuError, GpuReader};
 pub use http_engine::{Clients, HttpConfig, HttpEngine};
 pub use probe::{Probe, ProbeConfig, ProbeReport};
 pub use timeouts::{Timeouts, TimeoutsConfig};

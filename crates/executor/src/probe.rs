@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::{Call, Engine, EngineError, Timeouts};
 
 /// The longest page that is read: some fifty times what vLLM sends.
-const LONGEST_PAGE: usize = 4 << 20;
+pub(crate) const LONGEST_PAGE: usize = 4 << 20;
 
 /// The settings of probes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +27,12 @@ pub struct ProbeConfig {
 impl Default for ProbeConfig {
     fn default() -> Self {
         Self { timeout_ms: 5_000 }
+    }
+}
+
+impl ProbeConfig {
+    pub(crate) fn limits(&self) -> Timeouts {
+        Timeouts::within(Duration::from_millis(self.timeout_ms))
     }
 }
 
@@ -56,7 +62,7 @@ pub struct ProbeReport {
 impl Probe {
     /// Returns a probe of health and load.
     pub fn new(config: &ProbeConfig) -> Self {
-        Self { limits: Timeouts::within(Duration::from_millis(config.timeout_ms)), models: false }
+        Self { limits: config.limits(), models: false }
     }
 
     /// Also asks for the models: at the start of an engine and on its return.

@@ -545,10 +545,35 @@ fn validate(spec: &ExecutionInstance) -> Result<(), RegisterError> {
             spec.price_per_gpu_hour
         ));
     }
+    let (named, gpus) = (spec.gpu_ids.len(), spec.gpu_count);
+    if named > 0 && named as u64 != u64::from(gpus) {
+        return invalid(format!(
+            "gpu_ids names {named} GPUs and gpu_count is {gpus}: they must agree"
+        ));
+    }
     if spec.kv_cache_tokens == Some(0) {
         return invalid(
             "kv_cache_tokens must be at least 1; leave it out to ask the engine".into(),
         );
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_gpus_are_named_as_there_are() {
+        let mut fleet = Fleet::new(FleetConfig::default());
+        let spec = ExecutionInstance {
+            gpu_ids: vec!["0".into(), "1".into()],
+            ..ExecutionInstance::new("a", "h", 1, "m")
+        };
+        let refused = fleet.register(spec.clone(), Timestamp::ZERO).expect_err("one GPU");
+        let message = "instance `a`: gpu_ids names 2 GPUs and gpu_count is 1: they must agree";
+        assert_eq!(refused.to_string(), message);
+        let two = ExecutionInstance { gpu_count: 2, ..spec };
+        assert!(fleet.register(two, Timestamp::ZERO).is_ok());
+    }
 }

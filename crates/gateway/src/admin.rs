@@ -248,6 +248,8 @@ fn instance_view(view: &InstanceView) -> Value {
     value["engine_waiting"] = json!(view.engine_waiting);
     value["consecutive_failures"] = json!(view.failures);
     value["last_probe_ms"] = json!(view.last_probe.map(|at| at.as_nanos() as f64 * 1e-6));
+    value["gpu_utilization"] = json!(view.gpu.utilization);
+    value["gpu_memory_used_gb"] = json!(view.gpu.memory_used_gb);
     value["models"] = json!(view.models);
     value
 }

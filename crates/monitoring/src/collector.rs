@@ -8,13 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sagellm_types::{
-    Completion, EngineState, Estimate, ExecutionInstance, InstanceId, Load, ModelId, Request,
-    Timestamp, Tokens,
+    Completion, EngineState, Estimate, ExecutionInstance, GpuSample, InstanceId, Load, ModelId,
+    Request, Timestamp, Tokens,
 };
 
 use crate::Sketch;
 use crate::fleetwide::Fleetwide;
-use crate::instance::{AttemptEnding, EngineGauges, GpuSample, InstanceFigures};
+use crate::instance::{AttemptEnding, EngineGauges, InstanceFigures};
 use crate::level::Level;
 use crate::series::Series;
 use crate::snapshot::{Interval, Model, Snapshot};
@@ -97,6 +97,7 @@ impl Collector {
             self.engine_waiting.set(self.engine_waiting.value().saturating_sub(waited), now);
             instance.gone = Some(now);
             instance.state = EngineState::Stopped;
+            instance.gpu = GpuSample::default();
             instance.engine = EngineGauges::default();
             self.gone.push(instance);
         }
@@ -218,11 +219,17 @@ impl Collector {
         }
     }
 
-    /// The GPUs of an instance were sampled.
+    /// The GPUs of an instance were sampled; what is not known of them any more is not in the sample.
     pub fn gpu(&mut self, instance: InstanceId, sample: GpuSample) {
-        if let Some(figures) = self.instance(instance) {
-            figures.gpu = Some(sample);
+        if let Some(figures) = self.instance(instance).filter(|figures| figures.gone.is_none()) {
+            figures.gpu = sample;
         }
+    }
+
+    /// Returns the GPUs of an instance, at the last sample.
+    pub fn gpu_of(&self, instance: InstanceId) -> GpuSample {
+        let figures = self.instances.get(instance.index()).and_then(Option::as_ref);
+        figures.filter(|found| found.id == instance).map_or_else(GpuSample::default, |f| f.gpu)
     }
 
     /// From `now` on requests are ordered by `strategy`; `reason` holds the figures that caused it.

@@ -106,8 +106,8 @@ declare! {
     INSTANCE_ENGINE_WAITING = Gauge "instance_engine_waiting" ["instance"] "requests": "Requests that wait in the engine's own queue, as it says.";
     INSTANCE_FOREIGN = Gauge "instance_foreign_requests" ["instance"] "requests": "Requests at the engine that somebody else sent.";
     INSTANCE_KV_USAGE = Gauge "instance_kv_usage_ratio" ["instance"] "ratio": "Share of the KV cache in use, as the engine says.";
-    INSTANCE_GPU = Gauge "instance_gpu_utilization_ratio" ["instance"] "ratio": "Mean GPU utilisation; absent until it is sampled.";
-    INSTANCE_GPU_MEMORY = Gauge "instance_gpu_memory_used_gib" ["instance"] "GiB": "GPU memory in use; absent until it is sampled.";
+    INSTANCE_GPU = Gauge "instance_gpu_utilization_ratio" ["instance"] "ratio": "Mean utilisation of its GPUs, as `gpu_metrics` says where to read; absent while unknown.";
+    INSTANCE_GPU_MEMORY = Gauge "instance_gpu_memory_used_gib" ["instance"] "GiB": "Memory in use on its GPUs; absent while unknown.";
     INSTANCE_ENDED = Counter "instance_attempts_total" ["instance", "ending"] "attempts": "Attempts that are over at the instance: finished, failed or abandoned.";
     INSTANCE_FAILURES = Counter "instance_failures_total" ["instance", "kind"] "attempts": "Attempts that failed at the instance, by why.";
     INSTANCE_TOKENS = Counter "instance_output_tokens_total" ["instance"] "tokens": "Output tokens of attempts that are over.";

@@ -324,8 +324,8 @@ fn instance_gauges(snapshot: &Snapshot, text: &mut Text) {
     gauges(&metric::INSTANCE_ENGINE_WAITING, &|i| i.engine.waiting.and_then(whole));
     gauges(&metric::INSTANCE_FOREIGN, &|i| whole(i.engine.foreign));
     gauges(&metric::INSTANCE_KV_USAGE, &|i| i.engine.kv_usage);
-    gauges(&metric::INSTANCE_GPU, &|i| i.gpu.map(|gpu| gpu.utilization));
-    gauges(&metric::INSTANCE_GPU_MEMORY, &|i| i.gpu.map(|gpu| gpu.memory_used_gb));
+    gauges(&metric::INSTANCE_GPU, &|i| i.gpu.utilization);
+    gauges(&metric::INSTANCE_GPU_MEMORY, &|i| i.gpu.memory_used_gb);
     gauges(&metric::INSTANCE_PROBE_FAILURES, &|i| Some(f64::from(i.consecutive_failures)));
     gauges(&metric::INSTANCE_PROBE_AGE, &|i| {
         i.last_probe.map(|probe| snapshot.at.since(probe).as_secs_f64())

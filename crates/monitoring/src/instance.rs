@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sagellm_types::{
-    EngineState, ExecutionInstance, FailureKind, InstanceId, Load, Timestamp, Tokens, Usd,
+    EngineState, ExecutionInstance, FailureKind, GpuSample, InstanceId, Load, Timestamp, Tokens,
+    Usd,
 };
 
 use crate::Sketch;
@@ -88,15 +89,6 @@ pub struct EngineGauges {
     pub foreign: u64,
 }
 
-/// A sample of the GPUs of an instance.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct GpuSample {
-    /// Mean utilisation, 0 to 1.
-    pub utilization: f64,
-    /// Memory in use, in GiB.
-    pub memory_used_gb: f64,
-}
-
 /// One instance: who it is, how it stands and what it did.
 #[derive(Clone, Debug)]
 pub struct InstanceFigures {
@@ -118,8 +110,8 @@ pub struct InstanceFigures {
     pub load: Load,
     /// What its engine says.
     pub engine: EngineGauges,
-    /// Its GPUs, once sampled.
-    pub gpu: Option<GpuSample>,
+    /// Its GPUs, at the last sample.
+    pub gpu: GpuSample,
     /// When it was last probed.
     pub last_probe: Option<Timestamp>,
     /// Probes failed in a row.
@@ -144,7 +136,7 @@ impl InstanceFigures {
             state: EngineState::Starting,
             load: Load::default(),
             engine: EngineGauges::default(),
-            gpu: None,
+            gpu: GpuSample::default(),
             last_probe: None,
             consecutive_failures: 0,
             running: 0,

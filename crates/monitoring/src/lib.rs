@@ -68,7 +68,7 @@ pub use compare::{Verdict, compare_text};
 pub use declared::{Metric, MetricKind, metrics_reference};
 pub use exposition::{CONTENT_TYPE, Text, exposition};
 pub use fleetwide::{EXPIRE_REASONS, Fleetwide, Predictions, REFUSE_REASONS};
-pub use instance::{AttemptEnding, EngineGauges, GpuSample, InstanceFigures, Work};
+pub use instance::{AttemptEnding, EngineGauges, InstanceFigures, Work};
 pub use level::Level;
 pub use render::render_text;
 pub use report::{

@@ -4,7 +4,7 @@
 //! A figure that nobody measured is `None`, never 0.
 
 use sagellm_types::{
-    EngineState, InstanceMetrics, PerformanceMetrics, RequestPriority, SchedulingMetrics,
+    EngineState, GpuSample, InstanceMetrics, PerformanceMetrics, RequestPriority, SchedulingMetrics,
 };
 
 use crate::Sketch;
@@ -20,7 +20,9 @@ impl Snapshot {
         let recent = if span == Span::Start { all.clone() } else { self.requests(span) };
         let length = self.length(span);
         let present = || self.instances.iter().filter(|instance| instance.gone.is_none());
-        let gpus: Vec<_> = present().filter_map(|instance| instance.gpu).collect();
+        let sampled = |part: fn(&GpuSample) -> Option<f64>| {
+            present().filter_map(move |instance| part(&instance.gpu))
+        };
         let memory: Vec<_> = present().filter_map(|instance| instance.gpu_memory_gb).collect();
         let output = all.usage.output.as_f64();
         PerformanceMetrics {
@@ -38,9 +40,9 @@ impl Snapshot {
             p99_latency_ms: quantile_ms(&recent.e2e, 0.99),
             tokens_per_second: per_second(recent.usage.output.as_f64(), length),
             requests_per_second: per_second(recent.ended() as f64, length),
-            avg_gpu_utilization: mean(gpus.iter().map(|gpu| gpu.utilization)),
+            avg_gpu_utilization: mean(sampled(|gpu| gpu.utilization)),
             total_gpu_memory_gb: sum(memory.iter().copied()),
-            used_gpu_memory_gb: sum(gpus.iter().map(|gpu| gpu.memory_used_gb)),
+            used_gpu_memory_gb: sum(sampled(|gpu| gpu.memory_used_gb)),
             total_cost: all.cost.0,
             cost_per_token: (output > 0.0).then(|| all.cost.0 / output),
             slo_violations: all.missed,
@@ -93,8 +95,8 @@ impl Snapshot {
             p95_latency_ms: quantile_ms(&recent.latency, 0.95),
             p99_latency_ms: quantile_ms(&recent.latency, 0.99),
             throughput_tokens_per_sec: per_second(recent.output.as_f64(), length),
-            gpu_utilization: instance.gpu.map(|gpu| gpu.utilization),
-            gpu_memory_used_gb: instance.gpu.map(|gpu| gpu.memory_used_gb),
+            gpu_utilization: instance.gpu.utilization,
+            gpu_memory_used_gb: instance.gpu.memory_used_gb,
             gpu_memory_total_gb: instance.gpu_memory_gb,
             current_load: instance.load.fraction(),
             is_healthy: instance.is_healthy(),

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use sagellm_monitoring::{
-    AttemptEnding, Collector, EndingKind, EngineGauges, GpuSample, Probe, RETENTION, Report,
-    Sketch, Span,
+    AttemptEnding, Collector, EndingKind, EngineGauges, Probe, RETENTION, Report, Sketch, Span,
 };
 use sagellm_types::{
     Completion, Ending, EngineState, Estimate, ExecutionInstance, ExpireReason, FailureKind,
-    InstanceId, InstanceMetrics, Load, ModelId, Objectives, PerformanceMetrics, RefuseReason,
-    Request, RequestId, RequestPriority, SchedulingMetrics, Timestamp, Tokens, Usage, Usd,
+    GpuSample, InstanceId, InstanceMetrics, Load, ModelId, Objectives, PerformanceMetrics,
+    RefuseReason, Request, RequestId, RequestPriority, SchedulingMetrics, Timestamp, Tokens, Usage,
+    Usd,
 };
 
 const A: InstanceId = InstanceId::new(0, 0);
@@ -143,7 +143,7 @@ fn ten_seconds() -> Collector {
 
     c.load(A, Load { sequences: 2, window: 10, capacity: Tokens(1000), ..Load::default() });
     c.load(B, Load { sequences: 6, window: 10, capacity: Tokens(1000), ..Load::default() });
-    c.gpu(A, GpuSample { utilization: 0.75, memory_used_gb: 30.0 });
+    c.gpu(A, GpuSample { utilization: Some(0.75), memory_used_gb: Some(30.0) });
     c.probed(A, Probe::Answered, ms(9500));
     c.probed(B, Probe::Failed, ms(9600));
     c.probed(B, Probe::Failed, ms(9700));
@@ -263,6 +263,25 @@ fn instance_metrics_field_by_field() {
         ..a
     };
     assert_eq!(metrics, [a, b]);
+}
+
+#[test]
+fn what_is_not_sampled_any_more_is_unknown_again() {
+    let mut c = Collector::new(ms(0));
+    c.name_instance(A, &ExecutionInstance::new("a", "h", 1, "m"), ms(0));
+    c.gpu(A, GpuSample { utilization: Some(0.75), memory_used_gb: None });
+    let seen = |c: &mut Collector| {
+        let snapshot = c.snapshot(ms(1));
+        let p = snapshot.performance(Span::Window);
+        let one = snapshot.instance_metrics(Span::Window).remove(0).gpu_utilization;
+        (one, p.avg_gpu_utilization, p.used_gpu_memory_gb)
+    };
+    assert_eq!(seen(&mut c), (Some(0.75), Some(0.75), None));
+    c.gpu(A, GpuSample::default());
+    assert_eq!(seen(&mut c), (None, None, None));
+    c.gpu(A, GpuSample { utilization: Some(0.5), memory_used_gb: Some(1.0) });
+    c.instance_gone(A, ms(1));
+    assert_eq!(seen(&mut c), (None, None, None), "the GPUs of who has gone are nobody's");
 }
 
 #[test]

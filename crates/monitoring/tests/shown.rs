@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use sagellm_monitoring::{
-    AttemptEnding, Collector, GpuSample, Metric, MetricKind, Probe, Report, Sample, Sketch, Tally,
+    AttemptEnding, Collector, Metric, MetricKind, Probe, Report, Sample, Sketch, Tally,
     compare_text, exposition, metrics_reference, render_text,
 };
 use sagellm_types::{
-    Completion, Ending, EngineState, ExecutionInstance, FailureKind, InstanceId, ModelId,
-    Objectives, Request, RequestPriority, Seed, Timestamp, Tokens, Usage, Usd,
+    Completion, Ending, EngineState, ExecutionInstance, FailureKind, GpuSample, InstanceId,
+    ModelId, Objectives, Request, RequestPriority, Seed, Timestamp, Tokens, Usage, Usd,
 };
 
 fn ms(millis: u64) -> Timestamp {
@@ -25,7 +25,7 @@ fn run(strategy: &str, slow: u64) -> Collector {
         c.state(InstanceId::new(i, 0), EngineState::Ready);
         c.probed(InstanceId::new(i, 0), Probe::Answered, ms(10));
     }
-    c.gpu(InstanceId::new(0, 0), GpuSample { utilization: 0.5, memory_used_gb: 20.0 });
+    c.gpu(InstanceId::new(0, 0), GpuSample { utilization: Some(0.5), memory_used_gb: Some(20.0) });
     c.strategy("fifo", "configured", ms(0));
     c.router("load_balanced");
     let levels = [RequestPriority::High, RequestPriority::Normal, RequestPriority::Low];

@@ -159,6 +159,39 @@ impl Default for DecodingConfig {
     }
 }
 
+/// Where utilisation of an instance's GPUs is read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum GpuSource {
+    /// The driver of the machine on which the gateway runs, through NVML.
+    Nvml,
+    /// The metrics page of a DCGM exporter: an absolute URL of http.
+    Dcgm(String),
+}
+
+impl TryFrom<String> for GpuSource {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.as_str() {
+            "nvml" => Ok(Self::Nvml),
+            url if url.starts_with("http://") => Ok(Self::Dcgm(text)),
+            _ => Err(format!(
+                "gpu_metrics = {text:?}: expected \"nvml\" or the page of a DCGM exporter, such as \"http://host:9400/metrics\""
+            )),
+        }
+    }
+}
+
+impl From<GpuSource> for String {
+    fn from(source: GpuSource) -> Self {
+        match source {
+            GpuSource::Nvml => "nvml".to_owned(),
+            GpuSource::Dcgm(url) => url,
+        }
+    }
+}
+
 /// An engine as an operator registers it.
 ///
 /// What is *observed* of it (load, health, latency) is not here: it is in the fleet's tables and
@@ -243,6 +276,14 @@ pub struct ExecutionInstance {
     /// Device index of its GPU.
     #[serde(default)]
     pub gpu_device_id: Option<u32>,
+    /// Its GPUs where there are several: device indices, PCI bus ids or UUIDs, as many as `gpu_count`.
+    #[serde(default)]
+    pub gpu_ids: Vec<String>,
+    /// Where utilisation of its GPUs is read: "nvml" asks the driver of the gateway's machine,
+    /// "http://host:9400/metrics" a DCGM exporter. Unknown when absent. Without `gpu_ids`,
+    /// `gpu_bus_id` and `gpu_device_id` all GPUs there are taken for its own.
+    #[serde(default)]
+    pub gpu_metrics: Option<GpuSource>,
     /// Instances reached over NVLink.
     #[serde(default)]
     pub nvlink_peers: Vec<String>,
@@ -326,6 +367,8 @@ impl ExecutionInstance {
             rack_id: None,
             gpu_bus_id: None,
             gpu_device_id: None,
+            gpu_ids: Vec::new(),
+            gpu_metrics: None,
             nvlink_peers: Vec::new(),
             numa_node: None,
             network_bandwidth_gbps: defaults::network_bandwidth_gbps(),
@@ -343,6 +386,16 @@ impl ExecutionInstance {
     /// Returns the same for one second.
     pub fn rent_per_second(&self) -> Usd {
         Usd(self.rent_per_hour().0 / 3600.0)
+    }
+
+    /// Returns its GPUs as its operator names them: by index, PCI bus id or UUID. Empty: all that are
+    /// where `gpu_metrics` says.
+    pub fn gpus(&self) -> Vec<String> {
+        if !self.gpu_ids.is_empty() {
+            return self.gpu_ids.clone();
+        }
+        let index = self.gpu_device_id.map(|index| index.to_string());
+        self.gpu_bus_id.clone().or(index).into_iter().collect()
     }
 
     /// Returns the address before `/v1`, without a slash at its end.
@@ -385,6 +438,28 @@ mod tests {
             ..instance(T::General)
         };
         assert!(listed.supports(R::LlmGenerate) && !listed.supports(R::LlmChat));
+    }
+
+    #[test]
+    fn gpus_are_named_once_and_read_from_one_place() {
+        let with = |more: &str| {
+            let json = format!(
+                r#"{{"instance_id":"a","host":"h","port":1,"model_name":"m","gpu_metrics":{more}}}"#
+            );
+            serde_json::from_str::<ExecutionInstance>(&json).map_err(|error| error.to_string())
+        };
+        let gpus = |more: &str| with(more).map(|instance| (instance.gpus(), instance.gpu_metrics));
+        assert_eq!(gpus(r#""nvml""#), Ok((vec![], Some(GpuSource::Nvml))));
+        let page = "http://h:9400/metrics";
+        let named = format!(r#""{page}","gpu_device_id":3"#);
+        let expected = (vec!["3".to_owned()], Some(GpuSource::Dcgm(page.to_owned())));
+        assert_eq!(gpus(&named), Ok(expected));
+        let several = with(r#""nvml","gpu_device_id":3,"gpu_ids":["4","GPU-5"]"#).expect("sound");
+        assert_eq!(several.gpus(), ["4", "GPU-5"]);
+        let text = serde_json::to_string(&several).expect("plain values");
+        assert_eq!(serde_json::from_str::<ExecutionInstance>(&text).expect("the same"), several);
+        let refused = with(r#""dcgm""#).expect_err("neither");
+        assert!(refused.contains("expected \"nvml\" or the page"), "{refused}");
     }
 
     #[test]

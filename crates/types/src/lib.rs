@@ -39,10 +39,10 @@ pub use candidate::{
 pub use hash::{PrefixHash, SessionId, UserId, stable_hash};
 pub use id::{Attempt, Incarnation, InstanceId, ModelId, RequestId};
 pub use instance::{
-    DecodingConfig, EngineState, ExecutionInstance, ExecutionInstanceType, ParallelismType,
-    PrefillingConfig,
+    DecodingConfig, EngineState, ExecutionInstance, ExecutionInstanceType, GpuSource,
+    ParallelismType, PrefillingConfig,
 };
-pub use metrics::{InstanceMetrics, PdMetrics, PerformanceMetrics, SchedulingMetrics};
+pub use metrics::{GpuSample, InstanceMetrics, PdMetrics, PerformanceMetrics, SchedulingMetrics};
 pub use outcome::{Completion, Ending, ExpireReason, FailureKind, RefuseReason, Usage};
 pub use pd::{KvCacheEvictionPolicy, KvCacheStorage, PdRoutingPolicy, PdSeparationConfig, Phase};
 pub use place::{Distance, Places};

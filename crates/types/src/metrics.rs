@@ -35,11 +35,11 @@ pub struct PerformanceMetrics {
     pub tokens_per_second: f64,
     /// Requests ended per second over the window.
     pub requests_per_second: f64,
-    /// Mean GPU utilisation, 0 to 1; `None` until it is sampled.
+    /// Mean GPU utilisation, 0 to 1; `None` while it is unknown.
     pub avg_gpu_utilization: Option<f64>,
     /// GPU memory of all instances, in GiB; `None` if unknown.
     pub total_gpu_memory_gb: Option<f64>,
-    /// GPU memory in use, in GiB; `None` until it is sampled.
+    /// GPU memory in use, in GiB; `None` while it is unknown.
     pub used_gpu_memory_gb: Option<f64>,
     /// Attributed cost, in US dollars.
     pub total_cost: f64,
@@ -49,6 +49,28 @@ pub struct PerformanceMetrics {
     pub slo_violations: u64,
     /// Share of requests with an objective that met it; `None` without such requests.
     pub slo_compliance_rate: Option<f64>,
+}
+
+/// A sample of the GPUs of an instance; a part that is not known is `None`.
+#[derive(Clone, Copy, Debug, PartialEq, Default)]
+pub struct GpuSample {
+    /// Mean utilisation, 0 to 1.
+    pub utilization: Option<f64>,
+    /// Memory in use on all of them, in GiB.
+    pub memory_used_gb: Option<f64>,
+}
+
+impl GpuSample {
+    /// Returns the sample of an instance with the GPUs of these samples. What one of them does not
+    /// tell is not known.
+    pub fn of_all(gpus: &[Self]) -> Self {
+        let sum = |part: fn(&Self) -> Option<f64>| gpus.iter().map(part).sum::<Option<f64>>();
+        let told = !gpus.is_empty();
+        Self {
+            utilization: sum(|gpu| gpu.utilization).filter(|_| told).map(|u| u / gpus.len() as f64),
+            memory_used_gb: sum(|gpu| gpu.memory_used_gb).filter(|_| told),
+        }
+    }
 }
 
 /// How well the scheduler decides.
@@ -109,9 +131,9 @@ pub struct InstanceMetrics {
     pub p99_latency_ms: Option<f64>,
     /// Output tokens per second over the window.
     pub throughput_tokens_per_sec: f64,
-    /// GPU utilisation, 0 to 1; `None` until it is sampled.
+    /// GPU utilisation, 0 to 1; `None` while it is unknown.
     pub gpu_utilization: Option<f64>,
-    /// GPU memory in use, in GiB; `None` until it is sampled.
+    /// GPU memory in use, in GiB; `None` while it is unknown.
     pub gpu_memory_used_gb: Option<f64>,
     /// GPU memory, in GiB; `None` if unknown.
     pub gpu_memory_total_gb: Option<f64>,
@@ -150,4 +172,19 @@ pub struct PdMetrics {
     pub requests_routed_to_decoding: u64,
     /// Requests decided as neither.
     pub requests_routed_to_hybrid: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_one_gpu_does_not_tell_is_not_known_of_all() {
+        let gpu = |utilization, memory_used_gb| GpuSample { utilization, memory_used_gb };
+        let both = [gpu(Some(1.0), Some(30.0)), gpu(Some(0.5), Some(10.0))];
+        assert_eq!(GpuSample::of_all(&both), gpu(Some(0.75), Some(40.0)));
+        let half = [gpu(Some(1.0), Some(30.0)), gpu(None, Some(10.0))];
+        assert_eq!(GpuSample::of_all(&half), gpu(None, Some(40.0)));
+        assert_eq!(GpuSample::of_all(&[]), GpuSample::default());
+    }
 }

@@ -7,8 +7,8 @@ use sagellm_monitoring::Sketch;
 use sagellm_perf::PromptSize;
 use sagellm_strategies::Switch;
 use sagellm_types::{
-    Attempt, Ending, EngineState, FailureKind, InstanceId, ModelId, Objectives, PrefixHash,
-    RequestId, RequestPriority, RequestType, SessionId, Tokens, Usage, Usd, UserId,
+    Attempt, Ending, EngineState, FailureKind, GpuSample, InstanceId, ModelId, Objectives,
+    PrefixHash, RequestId, RequestPriority, RequestType, SessionId, Tokens, Usage, Usd, UserId,
 };
 
 use super::models::Offer;
@@ -104,6 +104,13 @@ pub enum Event {
         answer: ProbeAnswer,
         /// What it serves, if that was asked for and told.
         models: Option<Vec<Offer>>,
+    },
+    /// The GPUs of an instance were sampled.
+    GpusSampled {
+        /// The instance.
+        instance: InstanceId,
+        /// What is known of them now.
+        sample: GpuSample,
     },
 }
 

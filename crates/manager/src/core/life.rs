@@ -7,7 +7,7 @@ use sagellm_monitoring::{EngineGauges, Probe};
 use sagellm_pd::HandOverNeeded;
 use sagellm_perf::{Flavour, Layout, LinearCost};
 use sagellm_types::{
-    Attempt, EngineState, ExecutionInstance, FailureKind, InstanceId, ModelId, Timestamp,
+    Attempt, EngineState, ExecutionInstance, FailureKind, GpuSample, InstanceId, ModelId, Timestamp,
 };
 
 use super::models::Offer;
@@ -178,6 +178,14 @@ impl ControlPlane {
         }
     }
 
+    pub(super) fn gpus_sampled(&mut self, instance: InstanceId, sample: GpuSample) {
+        // A stopped instance is not probed any more, so that its last sample would stay for ever.
+        let lives = |found: &Instance| found.state != EngineState::Stopped;
+        if self.fleet.get(instance).is_some_and(lives) {
+            self.monitor.gpu(instance, sample);
+        }
+    }
+
     // ---- life
 
     pub(super) fn transition(
@@ -198,7 +206,7 @@ impl ControlPlane {
                 self.abort_unbegun(instance, now);
                 self.timers.set_probe(instance, now + self.fleet.config().interval(false));
             }
-            Transition::Stopped => {}
+            Transition::Stopped => self.monitor.gpu(instance, GpuSample::default()),
         }
     }
 

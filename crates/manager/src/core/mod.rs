@@ -206,6 +206,7 @@ impl ControlPlane {
             Event::Probed { instance, ticket, answer, models } => {
                 self.probed(instance, ticket, &answer, models, now);
             }
+            Event::GpusSampled { instance, sample } => self.gpus_sampled(instance, sample),
         }
         self.counts.stale == dropped
     }

@@ -6,8 +6,8 @@ use sagellm_perf::PredictionError;
 use sagellm_strategies::Pressure;
 use sagellm_types::planted::{self, Bug};
 use sagellm_types::{
-    Ending, EngineState, ExecutionInstance, InstanceId, Load, Phase, RequestId, RequestStatus,
-    RequestType, Timestamp, Usd,
+    Ending, EngineState, ExecutionInstance, GpuSample, InstanceId, Load, Phase, RequestId,
+    RequestStatus, RequestType, Timestamp, Usd,
 };
 
 use super::models::Offer;
@@ -80,6 +80,8 @@ pub struct InstanceView {
     pub failures: u32,
     /// When it was last probed.
     pub last_probe: Option<Timestamp>,
+    /// Its GPUs, at the last sample.
+    pub gpu: GpuSample,
     /// The models that it serves.
     pub models: Vec<String>,
 }
@@ -190,6 +192,7 @@ impl ControlPlane {
             engine_waiting: found.engine_waiting,
             failures: found.failures,
             last_probe: found.last_probe,
+            gpu: self.monitor.gpu_of(found.id),
             models: self
                 .pools
                 .served_by(found.id)

@@ -1,5 +1,6 @@
 //! The core with the real clock and real engines around it.
 
+mod gpus;
 mod manager;
 mod shell;
 mod slot;

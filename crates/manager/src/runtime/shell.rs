@@ -9,15 +9,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use sagellm_api::ModelCard;
 use sagellm_executor::{
-    Clients, Engine, HttpConfig, HttpEngine, Probe, ProbeConfig, SettingsError,
+    Clients, DcgmExporter, Engine, GpuReader, HttpConfig, HttpEngine, Probe, ProbeConfig,
+    SettingsError,
 };
 use sagellm_fleet::{ProbeAnswer, ProbeTicket};
 use sagellm_routing::RouterConfig;
 use sagellm_strategies::{SchedulingStrategy, StrategyConfig};
 use sagellm_types::clock::Clock;
-use sagellm_types::{ExecutionInstance, InstanceId, Ratio, RequestId, Timestamp};
+use sagellm_types::{ExecutionInstance, GpuSource, InstanceId, Ratio, RequestId, Timestamp};
 use tokio::sync::Notify;
 
+use super::gpus::Gpus;
 use super::slot::{Message, Slot};
 use super::ticket::Ticket;
 use crate::{
@@ -31,6 +33,19 @@ pub trait EngineFactory: Send + Sync {
     /// # Errors
     /// If its address or key cannot be used.
     fn engine(&self, instance: &ExecutionInstance) -> Result<Arc<dyn Engine>, SettingsError>;
+
+    /// Returns what samples the GPUs of `instance`; `None` if nothing does.
+    ///
+    /// # Errors
+    /// If they cannot be read where `gpu_metrics` says.
+    fn gpus(
+        &self,
+        instance: &ExecutionInstance,
+        probes: &ProbeConfig,
+    ) -> Result<Option<Arc<dyn GpuReader>>, SettingsError> {
+        let _ = (instance, probes);
+        Ok(None)
+    }
 }
 
 /// Makes engines over HTTP that share their connections.
@@ -53,6 +68,20 @@ impl EngineFactory for HttpEngines {
     fn engine(&self, instance: &ExecutionInstance) -> Result<Arc<dyn Engine>, SettingsError> {
         let key = instance.api_key.as_deref();
         Ok(Arc::new(HttpEngine::new(&instance.base_url(), key, &self.clients)?))
+    }
+
+    fn gpus(
+        &self,
+        instance: &ExecutionInstance,
+        probes: &ProbeConfig,
+    ) -> Result<Option<Arc<dyn GpuReader>>, SettingsError> {
+        let url = match &instance.gpu_metrics {
+            None => return Ok(None),
+            Some(GpuSource::Nvml) => return Err(SettingsError::NoDriver),
+            Some(GpuSource::Dcgm(url)) => url,
+        };
+        let (gpus, count) = (instance.gpus(), instance.gpu_count);
+        Ok(Some(Arc::new(DcgmExporter::new(url, gpus, count, &self.clients, probes)?)))
     }
 }
 
@@ -82,6 +111,7 @@ pub struct Line {
     pub name: Arc<str>,
     /// How it is called.
     pub engine: Arc<dyn Engine>,
+    gpus: Option<Gpus>,
 }
 
 /// Something to do once the lock is released.
@@ -191,17 +221,16 @@ impl Shell {
     /// # Errors
     /// [`ShellError`] if it is not taken or cannot be called.
     pub fn register(&self, spec: ExecutionInstance) -> Result<InstanceId, ShellError> {
-        let engine = self
-            .factory
-            .engine(&spec)
-            .map_err(|source| ShellError::Engine { instance: spec.instance_id.clone(), source })?;
+        let refused = |source| ShellError::Engine { instance: spec.instance_id.clone(), source };
+        let engine = self.factory.engine(&spec).map_err(refused)?;
+        let gpus = self.factory.gpus(&spec, &self.probes).map_err(refused)?.map(Gpus::new);
         let name: Arc<str> = spec.instance_id.as_str().into();
         let (registered, deliveries) = self.locked(self.clock.now(), |inner, now| {
             let id = inner.core.register(spec, now)?;
             if id.index() >= inner.lines.len() {
                 inner.lines.resize(id.index() + 1, None);
             }
-            inner.lines[id.index()] = Some(Line { id, name, engine });
+            inner.lines[id.index()] = Some(Line { id, name, engine, gpus });
             Ok(id)
         });
         self.deliver(deliveries);
@@ -337,6 +366,9 @@ impl Shell {
                 Delivery::Post(slot, message) => slot.push(message),
                 Delivery::Probe { line, ticket } => {
                     let shell = self.me.upgrade().expect("a shell that delivers exists");
+                    if let Some(gpus) = line.gpus.clone() {
+                        tokio::spawn(sample(Arc::clone(&shell), line.clone(), gpus));
+                    }
                     tokio::spawn(probe(shell, line, ticket));
                 }
                 Delivery::Notice(notice) => log(&notice),
@@ -422,6 +454,13 @@ async fn probe(shell: Arc<Shell>, line: Line, ticket: ProbeTicket) {
     };
     let models = report.models.map(|cards| cards.into_iter().map(offer).collect());
     shell.tell(Event::Probed { instance: line.id, ticket, answer, models });
+}
+
+/// Samples the GPUs of an instance and tells the core. Apart from its probe, which must not wait for
+/// an exporter that hangs.
+async fn sample(shell: Arc<Shell>, line: Line, gpus: Gpus) {
+    let sample = gpus.sample(&line.name).await;
+    shell.tell(Event::GpusSampled { instance: line.id, sample });
 }
 
 fn log(notice: &Notice) {
