@@ -7,6 +7,7 @@ mod accuracy;
 mod config_cmd;
 mod demo;
 mod docs_cmd;
+mod gpus;
 mod mock_engine;
 mod output;
 mod plan;

@@ -3,9 +3,11 @@
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use sagellm_gateway::Gateway;
+use sagellm_manager::Shell;
 use sagellm_types::clock::Clock;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::gpus::Engines;
 use crate::replay::raise_open_files;
 use crate::settings::{Environment, FleetArgs, Settings, SettingsArgs};
 
@@ -47,7 +49,10 @@ pub(crate) async fn run(args: ServeArgs, environment: &Environment, quiet: bool)
     let clock: Clock = crate::replay::scaled(args.speed)?;
     let engines = settings.instances.len();
     let core = &settings.control_plane;
-    let gateway = Gateway::bind(&settings.gateway, core, settings.instances, clock).await?;
+    core.validate()?;
+    let factory = Box::new(Engines::new(&settings.gateway.http, clock)?);
+    let shell = Shell::start(core, clock, factory, settings.gateway.probe.clone());
+    let gateway = Gateway::over(shell, &settings.gateway, settings.instances).await?;
     if !quiet {
         eprintln!(
             "sagellm listens on http://{} before {engines} engine{} (strategy {}, router {})",

@@ -26,6 +26,8 @@ mod matrix;
 #[cfg(feature = "nvml")]
 mod nvml;
 mod preset;
+#[cfg(feature = "nvml")]
+mod sampler;
 mod show;
 mod smi;
 mod sysfs;
@@ -40,6 +42,8 @@ pub use matrix::{Contradiction, Relation, Speeds};
 pub use nvml::Driver;
 pub use preset::UnknownPreset;
 pub use sagellm_types::Distance;
+#[cfg(feature = "nvml")]
+pub use sampler::Sampler;
 pub use smi::SmiError;
 pub use sysfs::Sysfs;
 pub use topology::{Gpu, Host, Link, LinkKind, Nic, Path, Topology};

@@ -32,7 +32,6 @@ struct Told {
 
 impl Discover for Driver {
     fn discover(&self) -> Result<Topology, DiscoverError> {
-        let no_driver = |error: NvmlError| DiscoverError::NoDriver { reason: error.to_string() };
         let nvml = Nvml::init().map_err(no_driver)?;
         let count = nvml.device_count().map_err(no_driver)?;
         if count == 0 {
@@ -71,7 +70,11 @@ impl Discover for Driver {
     }
 }
 
-fn refused(what: &'static str) -> impl Fn(NvmlError) -> DiscoverError {
+pub(crate) fn no_driver(error: NvmlError) -> DiscoverError {
+    DiscoverError::NoDriver { reason: error.to_string() }
+}
+
+pub(crate) fn refused(what: &'static str) -> impl Fn(NvmlError) -> DiscoverError {
     move |error| DiscoverError::Driver { what, reason: error.to_string() }
 }
 
