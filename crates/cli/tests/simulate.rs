@@ -111,9 +111,10 @@ fn mistakes_are_told_with_what_is_accepted() {
     let never = ["--slo", "ttft=1ms", "--duration", "40", "--seeds", "1"];
     let sought = [&[file.as_str()], &never[..], &["--find", "goodput"]].concat();
     check(&sought, "no rate is low enough");
-    for flag in [["--rate", "3"], ["--gaps", "even"], ["--prompt-tokens", "5"], ["--jitter", "3"]] {
+    for flag in [["--rate", "3"], ["--gaps", "even"], ["--prompt-tokens", "5"]] {
         check(&[&[file.as_str()], &flag[..]].concat(), "the scenario says what its traffic is");
     }
+    check(&[&file, "--jitter", "3"], "arrivals are drawn, not on the ticks of a trace");
     check(&[&file, "--listen", "127.0.0.1:1"], "nothing listens");
     let both = ["--find", "fleet", "--compare", "strategy=fifo"];
     check(&[&[file.as_str()], &both[..]].concat(), "--compare is for --find goodput");
