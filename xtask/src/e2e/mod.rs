@@ -275,7 +275,8 @@ mod tests {
             .filter(|name| name.ends_with(".py") && !name.starts_with('_'))
             .collect();
         scripts.sort_unstable();
-        let mut known: Vec<_> = SCENARIOS.iter().map(|scenario| scenario.script).collect();
+        let scenarios = SCENARIOS.iter().map(|scenario| scenario.script);
+        let mut known: Vec<_> = scenarios.chain([PLANNED]).collect();
         known.sort_unstable();
         assert_eq!(scripts, known);
     }
