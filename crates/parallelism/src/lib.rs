@@ -30,8 +30,8 @@ mod split;
 mod strategy;
 
 pub use plan::{
-    Answer, Plan, PlanInterval, Prefill, Rejected, auto_optimize, compare_strategies, plan,
-    plan_exhaustively,
+    Answer, ParallelismConfig, Plan, PlanInterval, Prefill, Rejected, auto_optimize,
+    compare_strategies, plan, plan_exhaustively, recommend_parallelism_config,
 };
 pub use question::{
     Demand, EngineLimits, Limits, Links, Objective, PlanError, Question, Split, Workload,

@@ -1,10 +1,10 @@
 //! The answer: plans, each of which says what it gives and of what its times are made.
 
-use sagellm_perf::WorkShares;
-use sagellm_types::ParallelismType;
+use sagellm_perf::{Layout, WorkShares};
+use sagellm_types::{ParallelismType, Phase};
 use serde::Serialize;
 
-use crate::question::{PlanError, Question};
+use crate::question::{PlanError, Question, Split};
 use crate::search::search;
 
 /// An operating point of a layout: so many requests at a time on each instance.
@@ -160,6 +160,58 @@ pub fn compare_strategies(question: &Question<'_>) -> Result<Vec<Plan>, PlanErro
         }
     }
     Ok(best)
+}
+
+/// The sizes with which an instance is started, under the seed's names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct ParallelismConfig {
+    /// GPUs that share every layer.
+    pub tensor_parallel_size: u32,
+    /// Stages.
+    pub pipeline_parallel_size: u32,
+    /// Ranks that compute attention for their own requests.
+    pub data_parallel_size: u32,
+    /// Whether experts are spread instead of cut.
+    pub enable_expert_parallel: bool,
+}
+
+/// Returns how an instance of a role is best laid out (the seed's `recommend_parallelism_config`): one
+/// that prefills or decodes as the best plan splits the two, any other as the best plan without a split.
+///
+/// ```
+/// use sagellm_parallelism::{Limits, Question, Workload, recommend_parallelism_config};
+/// use sagellm_perf::{Gpu, ModelSpec};
+/// use sagellm_types::Phase;
+///
+/// let model = ModelSpec::named("llama-3.1-70b-fp8")?;
+/// let question = Question {
+///     limits: Limits { ttft: Some(2.0), tpot: Some(0.030), ..Limits::default() },
+///     ..Question::new(&model, &[(Gpu::named("H100")?, 8)], Workload::new(8_000.0, 300.0))
+/// };
+/// let decode = recommend_parallelism_config(&question, Phase::Decoding)?;
+/// assert!(decode.tensor_parallel_size >= 2 && decode.data_parallel_size == 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Errors
+/// As [`plan`].
+pub fn recommend_parallelism_config(
+    question: &Question<'_>,
+    phase: Phase,
+) -> Result<ParallelismConfig, PlanError> {
+    let split = if phase == Phase::Hybrid { Split::Never } else { Split::Only };
+    let best = auto_optimize(&Question { split, ..question.clone() })?;
+    let layout = match (phase, &best.prefill) {
+        (Phase::Prefilling, Some(prefill)) => &prefill.layout,
+        _ => &best.layout,
+    };
+    let layout: Layout = layout.parse().expect("the planner writes layouts that can be read");
+    Ok(ParallelismConfig {
+        tensor_parallel_size: layout.tensor,
+        pipeline_parallel_size: layout.pipeline,
+        data_parallel_size: layout.data,
+        enable_expert_parallel: layout.expert,
+    })
 }
 
 /// Answers a question by looking at every operating point of every layout.

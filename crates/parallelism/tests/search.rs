@@ -179,3 +179,31 @@ fn objectives_choose_differently() {
     assert!(most.tokens_per_s_per_gpu > fastest.tokens_per_s_per_gpu);
     assert!((cheapest.usd_per_million / most.usd_per_million - 1.0).abs() < 1e-9, "one price");
 }
+
+/// The seed's table by the size of a model, on GPUs of 80 GB: what it says, and what the planner finds
+/// for the most requests per second and for the shortest answers. docs/PLANNING.md says why they differ.
+#[test]
+fn the_table_of_the_seed_is_met_or_the_difference_is_known() {
+    let check = |name: &str, gpus: u32, tpot: f64, goodput: &str, latency: &str| {
+        let model = model(name);
+        let best = |objective| {
+            let gpus = [(Gpu::named("A100").expect("known"), gpus)];
+            let limits = Limits { tpot: Some(tpot), ..Limits::default() };
+            let asked = Question {
+                limits,
+                objective,
+                ..Question::new(&model, &gpus, Workload::new(1_000.0, 200.0))
+            };
+            let best = auto_optimize(&asked).expect("it fits");
+            format!("{} × {}", best.instances, best.layout)
+        };
+        assert_eq!(best(Objective::Goodput), goodput, "{name}");
+        assert_eq!(best(Objective::Latency), latency, "{name}");
+    };
+    // Below 10B, TP1 or TP2; to 30B, TP4; to 70B, TP4 or TP8; to 175B, TP4 PP2; beyond, TP8 PP4.
+    check("llama-3.1-8b", 2, 0.05, "2 × tp1", "1 × tp2");
+    check("qwen3-14b", 4, 0.05, "2 × tp2", "1 × tp4");
+    check("qwen3-32b", 8, 0.05, "2 × tp4", "1 × tp8");
+    check("qwen2.5-72b", 16, 0.05, "2 × tp8", "2 × tp8");
+    check("llama-3.1-405b", 32, 0.1, "1 × tp8pp4", "2 × tp8pp2");
+}
