@@ -8,6 +8,7 @@ mod config_cmd;
 mod demo;
 mod docs_cmd;
 mod gpus;
+mod html;
 mod mock_engine;
 mod output;
 mod plan;

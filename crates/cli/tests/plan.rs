@@ -34,6 +34,39 @@ fn a_question_is_answered_with_a_table_reasons_and_figures() {
 }
 
 #[test]
+fn a_page_shows_the_front_and_asks_no_network() {
+    let file = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("plan.html");
+    let page = file.display().to_string();
+    let asked = [&QUESTION[..], &["--gpus", "8xH200", "--slo", "tpot=30ms", "--split", "also"]];
+    good(&[&asked.concat()[..], &["--html", &page]].concat());
+    let page = std::fs::read_to_string(file).expect("it was written");
+    for part in ["<svg", "Pareto front", "<circle", "memory", "→"] {
+        assert!(page.contains(part), "{part}");
+    }
+    assert!(!page.contains("http"), "one file is all there is");
+}
+
+#[test]
+fn plans_are_tried_on_arrivals() {
+    let asked = [&QUESTION[..], &["--gpus", "4xH200", "--slo", "ttft=2s,tpot=40ms"]].concat();
+    let verified = |more: &[&str]| -> Vec<serde_json::Value> {
+        let json = good(&[&asked[..], more, &["--verify", "--json", "-"]].concat());
+        let answer: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+        answer["verified"].as_array().expect("it was asked for").clone()
+    };
+    for found in verified(&["--split", "also", "--verify-top", "4"]) {
+        let (steady, reached) = (found["steady_per_s"].as_f64(), found["per_s"].as_f64());
+        assert!(reached.expect("a rate") <= 1.1 * steady.expect("a rate"), "{found}");
+        assert!(found["on_time"].as_f64().expect("limits are set") >= 0.9, "{found}");
+    }
+    // At a third of what it can do, everybody is on time.
+    let calm = &verified(&["--rate", "1"])[0];
+    assert!(calm["on_time"].as_f64().expect("limits are set") > 0.99, "{calm}");
+    let split = &verified(&["--split", "only", "--verify-top", "1"])[0];
+    assert!(split["plan"].as_str().expect("a name").contains('→'), "{split}");
+}
+
+#[test]
 fn questions_without_an_answer_say_what_would_do() {
     let with = |more: &[&'static str]| [&QUESTION[..], more].concat();
     fails(&with(&["--gpus", "8xH300"]), "unknown GPU `H300`");
@@ -43,6 +76,9 @@ fn questions_without_an_answer_say_what_would_do() {
     fails(&with(&["--gpus", "1xH200", "--rate", "100"]), "at most");
     fails(&with(&["--gpus", "1xL4"]), "would do");
     fails(&with(&["--gpus", "8xH200", "--cached", "5000"]), "expected less than the 4000");
+    fails(&with(&["--gpus", "1xH200", "--split", "only"]), "no two instances fit");
+    fails(&with(&["--gpus", "8xH200", "--split", "maybe"]), "expected never, also or only");
+    fails(&with(&["--gpus", "8xH200", "--trace", "none.csv"]), "cannot be used with");
     fails(&with(&["--gpus", "8xH200", "--objective", "speed"]), "expected throughput, latency");
 }
 

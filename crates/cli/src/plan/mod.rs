@@ -2,6 +2,7 @@
 
 mod deploy;
 mod machines;
+mod page;
 mod tables;
 mod verify;
 
@@ -122,6 +123,9 @@ pub(crate) struct PlanArgs {
     /// A further word for `vllm serve` (repeatable)
     #[arg(long, value_name = "WORD", requires = "emit", allow_hyphen_values = true)]
     engine_arg: Vec<String>,
+    /// Write the answer as a page with the Pareto chart
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
     /// Write the answer as JSON; `-` prints it instead of the table
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -203,6 +207,10 @@ pub(crate) fn run(args: &PlanArgs, quiet: bool) -> Result<()> {
         };
         let best = &answer.plans[0];
         text += &deploy::emit(folder, &question, best, &wanted, machines.as_ref())?;
+    }
+    if let Some(path) = &args.html {
+        std::fs::write(path, page::of(args, &answer, &verified))
+            .with_context(|| format!("cannot write {}", path.display()))?;
     }
     output::report(&text, &Report { answer, verified }, args.json.as_deref())
 }

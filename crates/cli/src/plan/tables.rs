@@ -5,6 +5,21 @@ use sagellm_parallelism::{Answer, Plan};
 use super::PlanArgs;
 
 pub(super) fn shown(args: &PlanArgs, answer: &Answer) -> String {
+    let mut text = crate::simulate::aligned(&plan_rows(args, answer));
+    text += &format!(
+        "by {}; {} layouts at {} operating points\n",
+        args.objective.name(),
+        answer.layouts,
+        answer.points
+    );
+    if args.explain {
+        text += &explained(args, answer);
+    }
+    text
+}
+
+/// Returns the heads of the table, and a row for each plan.
+pub(super) fn plan_rows(args: &PlanArgs, answer: &Answer) -> Vec<Vec<String>> {
     let heads = [
         "",
         "GPUs",
@@ -41,17 +56,7 @@ pub(super) fn shown(args: &PlanArgs, answer: &Answer) -> String {
             },
         ]);
     }
-    let mut text = crate::simulate::aligned(&rows);
-    text += &format!(
-        "by {}; {} layouts at {} operating points\n",
-        args.objective.name(),
-        answer.layouts,
-        answer.points
-    );
-    if args.explain {
-        text += &explained(args, answer);
-    }
-    text
+    rows
 }
 
 /// Returns the GPUs of a plan: `8 × H200`, `2 × H100 + 4 × A100`.

@@ -291,8 +291,8 @@ fn machines(
     Ok(machines)
 }
 
-/// Returns the table of what was found.
-pub(super) fn shown(verified: &[Verified], arriving: &Arriving) -> String {
+/// Returns the heads of a table, and a row for each plan.
+pub(super) fn rows(verified: &[Verified]) -> Vec<Vec<String>> {
     let heads = [
         "",
         "steady req/s",
@@ -321,10 +321,18 @@ pub(super) fn shown(verified: &[Verified], arriving: &Arriving) -> String {
             figure(found.e2e_ms.p99.map(|ms| ms / 1e3), 1),
         ]);
     }
+    rows
+}
+
+/// Returns what was found.
+pub(super) fn shown(verified: &[Verified], arriving: &Arriving) -> String {
     let what = if arriving.trace.is_some() { "as in the trace" } else { "at random (Poisson)" };
     let rate = match arriving.per_s {
         Some(per_s) => format!("at {per_s} per second"),
         None => "at the largest rate, up to the steady one, at which 90 % are on time".to_owned(),
     };
-    format!("\nSimulated: requests that come {what}, {rate}\n{}", crate::simulate::aligned(&rows))
+    format!(
+        "\nSimulated: requests that come {what}, {rate}\n{}",
+        crate::simulate::aligned(&rows(verified))
+    )
 }

@@ -1,7 +1,6 @@
 //! `sagellm simulate`: a fleet in virtual time.
 
 mod args;
-mod charts;
 mod page;
 mod plot;
 mod tables;

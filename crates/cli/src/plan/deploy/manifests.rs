@@ -110,6 +110,7 @@ pub(super) fn kubernetes(
             machine_id: None,
             rack_id: None,
             numa_node: None,
+            gpu_ids: Vec::new(),
             nvlink_peers: Vec::new(),
             ..listed.clone()
         });

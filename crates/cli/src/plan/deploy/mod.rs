@@ -170,6 +170,11 @@ fn registered(
         pipeline_parallel_size: engines.layout.pipeline,
         data_parallel_size: engines.layout.data,
         max_concurrent_requests: plan.requests,
+        // Those of other machines cannot be named here.
+        gpu_ids: match instance.seats.len() {
+            1 => seat.gpus.iter().map(u32::to_string).collect(),
+            _ => Vec::new(),
+        },
         machine_id: Some(seat.host.clone()),
         rack_id: rack,
         numa_node: numa,
