@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use sagellm_perf::{Calibration, Interval, Layout, OperatorCost, Steady, SteadyLimits, SteadyLoad};
+use sagellm_types::Seed;
 use serde::Serialize;
 
 use super::closed_loop::Replay;
@@ -13,6 +14,8 @@ use super::rows::Measured;
 /// Limits on the time per output token, in milliseconds, for each of which a choice is made.
 const TPOT_LIMITS_MS: [f64; 11] =
     [8.0, 10.0, 12.0, 15.0, 20.0, 25.0, 30.0, 40.0, 50.0, 75.0, 100.0];
+/// Errors of predictions whose price is told.
+const ERRORS: [f64; 5] = [0.01, 0.03, 0.05, 0.07, 0.1];
 /// The limit on the time to first token.
 const TTFT_LIMIT_MS: f64 = 2_000.0;
 
@@ -44,6 +47,9 @@ pub struct Decisions {
     pub smallest_tp: f64,
     /// The share of choices that keep the limits.
     pub kept: f64,
+    /// What predictions would cost that were off by chance alone: the standard deviation of their error
+    /// in TPOT (twice as much in TTFT), and the mean regret of choices by them.
+    pub by_chance: Vec<(f64, f64)>,
     /// Mean absolute relative errors of the closed form that chooses, on runs that are not saturated.
     pub ttft_mape: f64,
     /// The same of the time per output token.
@@ -133,6 +139,102 @@ fn without_repeats(points: Vec<Point>) -> Vec<Point> {
     joined.into_iter().map(|(point, _)| point).collect()
 }
 
+/// A choice to be made.
+struct Case<'p> {
+    points: &'p [Point],
+    output: f64,
+    limit: f64,
+    /// The best that was measured.
+    best: &'p Point,
+}
+
+/// A prediction: times in milliseconds, and how far off each may be.
+type Guess = ((f64, f64), (f64, f64), (f64, f64));
+
+impl<'p> Case<'p> {
+    /// Returns the choice under a limit, if at least two sizes of tensor parallelism qualify.
+    fn of(points: &'p [Point], output: f64, limit: f64) -> Option<Self> {
+        let keeps = |point: &&Point| Self::keeps(point.measured, limit);
+        let worth = |point: &Point| point.value(point.measured, output);
+        let good = || points.iter().filter(keeps);
+        let best = good().max_by(|a, b| worth(a).total_cmp(&worth(b)))?;
+        let several = good().any(|point| point.tensor != best.tensor);
+        several.then_some(Self { points, output, limit, best })
+    }
+
+    fn keeps((ttft, tpot): (f64, f64), limit: f64) -> bool {
+        ttft <= TTFT_LIMIT_MS && tpot <= limit
+    }
+
+    fn worth(&self, point: &Point) -> f64 {
+        point.value(point.measured, self.output)
+    }
+
+    /// Returns what a point lacks of the best: everything if it breaks a limit.
+    fn regret(&self, point: &Point) -> f64 {
+        match Self::keeps(point.measured, self.limit) {
+            true => 1.0 - self.worth(point) / self.worth(self.best),
+            false => 1.0,
+        }
+    }
+
+    /// Returns the regret of always taking one size of those that qualify, with its best number of
+    /// clients.
+    fn constant(&self, rather: impl Fn(f64, f64) -> bool) -> f64 {
+        let good = || self.points.iter().filter(|point| Self::keeps(point.measured, self.limit));
+        let size = good().map(|point| point.tensor).reduce(|a, b| if rather(b, a) { b } else { a });
+        let own = good().filter(|point| Some(point.tensor) == size);
+        own.map(|point| self.regret(point)).fold(1.0, f64::min)
+    }
+
+    /// Returns the point whose value times its chance to keep the limits is largest.
+    fn choice(&self, guess: impl Fn(&Point) -> Guess) -> &'p Point {
+        let hoped = |point: &Point| {
+            let (predicted, ttft, tpot) = guess(point);
+            let first = Interval::chance(ttft, predicted.0, TTFT_LIMIT_MS);
+            let each = Interval::chance(tpot, predicted.1, self.limit);
+            point.value(predicted, self.output) * first * each
+        };
+        let most = self.points.iter().max_by(|a, b| hoped(a).total_cmp(&hoped(b)));
+        most.expect("at least two points qualify")
+    }
+}
+
+/// Returns the mean regret of choices by what was measured, disturbed by errors of this standard
+/// deviation.
+fn by_chance(groups: &BTreeMap<(String, u64, u64), Vec<Point>>, error: f64) -> f64 {
+    /// How often the errors are drawn.
+    const DRAWS: u32 = 20;
+    let mut rng = Seed(1).stream("errors");
+    let (mut sum, mut count) = (0.0, 0_u32);
+    // Twelve evenly drawn numbers are nearly normal together.
+    let mut normal = || (0..12).map(|_| rng.unit()).sum::<f64>() - 6.0;
+    let within = |error: f64| (1.0 - 1.28 * error, 1.0 + 1.28 * error);
+    for _ in 0..DRAWS {
+        for ((_, _, osl), points) in groups {
+            let guesses: Vec<(f64, f64)> = points
+                .iter()
+                .map(|point| {
+                    let off = |time: f64, error: f64, by: f64| time / (1.0 + error * by).max(0.1);
+                    let (first, each) = (normal(), normal());
+                    (off(point.measured.0, 2.0 * error, first), off(point.measured.1, error, each))
+                })
+                .collect();
+            for limit in TPOT_LIMITS_MS {
+                let Some(case) = Case::of(points, *osl as f64, limit) else { continue };
+                let chosen = case.choice(|point| {
+                    let place = points.iter().position(|other| std::ptr::eq(other, point));
+                    let guess = guesses[place.expect("it is one of them")];
+                    (guess, within(2.0 * error), within(error))
+                });
+                sum += case.regret(chosen);
+                count += 1;
+            }
+        }
+    }
+    sum / f64::from(count.max(1))
+}
+
 /// Chooses for every model, precision, GPU and shape of a table, under every limit.
 pub fn decide(rows: &[Measured]) -> Decisions {
     let mut groups: BTreeMap<(String, u64, u64), Vec<Point>> = BTreeMap::new();
@@ -157,42 +259,22 @@ pub fn decide(rows: &[Measured]) -> Decisions {
     for points in groups.values_mut() {
         *points = without_repeats(std::mem::take(points));
     }
-    let mut decisions = Vec::new();
-    let (mut largest, mut smallest) = (0.0, 0.0);
+    let (mut decisions, mut largest, mut smallest) = (Vec::new(), 0.0, 0.0);
     for ((name, isl, osl), points) in &groups {
         let output = *osl as f64;
         for limit in TPOT_LIMITS_MS {
-            let keeps = |(ttft, tpot): (f64, f64)| ttft <= TTFT_LIMIT_MS && tpot <= limit;
-            let good: Vec<&Point> = points.iter().filter(|point| keeps(point.measured)).collect();
-            let mut sizes: Vec<f64> = good.iter().map(|point| point.tensor).collect();
-            sizes.sort_by(f64::total_cmp);
-            sizes.dedup();
-            let [least, .., most] = sizes.as_slice() else { continue };
-            let worth = |point: &Point| point.value(point.measured, output);
-            let best_of = |among: &mut dyn Iterator<Item = &&Point>| {
-                among.map(|point| worth(point)).fold(0.0, f64::max)
-            };
-            let best =
-                good.iter().max_by(|a, b| worth(a).total_cmp(&worth(b))).expect("some qualify");
-            let regret = |value: f64| 1.0 - value / worth(best);
-            largest += regret(best_of(&mut good.iter().filter(|p| p.tensor == *most)));
-            smallest += regret(best_of(&mut good.iter().filter(|p| p.tensor == *least)));
-            // What it gives times how likely it keeps the limits.
-            let hoped = |point: &Point| {
-                let (ttft, tpot) = point.predicted;
-                let first = Interval::chance(point.interval.ttft, ttft, TTFT_LIMIT_MS);
-                let each = Interval::chance(point.interval.tpot, tpot, limit);
-                point.value(point.predicted, output) * first * each
-            };
+            let Some(case) = Case::of(points, output, limit) else { continue };
+            largest += case.constant(|size, other| size > other);
+            smallest += case.constant(|size, other| size < other);
             let chosen =
-                points.iter().max_by(|a, b| hoped(a).total_cmp(&hoped(b))).expect("some qualify");
+                case.choice(|point| (point.predicted, point.interval.ttft, point.interval.tpot));
             decisions.push(Decision {
                 name: name.clone(),
                 shape: (*isl as f64, output),
                 tpot_ms: limit,
                 chosen: (chosen.tensor, chosen.clients),
-                best: (best.tensor, best.clients),
-                regret: if keeps(chosen.measured) { regret(worth(chosen)) } else { 1.0 },
+                best: (case.best.tensor, case.best.clients),
+                regret: case.regret(chosen),
             });
         }
     }
@@ -207,6 +289,7 @@ pub fn decide(rows: &[Measured]) -> Decisions {
         largest_tp: largest / count,
         smallest_tp: smallest / count,
         kept: kept / count,
+        by_chance: ERRORS.map(|error| (error, by_chance(&groups, error))).to_vec(),
         decisions,
     }
 }
@@ -232,17 +315,83 @@ impl Decisions {
         }
         let _ = write!(
             text,
-            "\n{} choices among at least two sizes of tensor parallelism: mean regret {:.1} %, {:.0} % keep \
-             their limits.\nAlways the largest size that qualifies, with its best number of clients: {:.1} %. \
-             Always the smallest: {:.1} %.\nThe closed form that chooses is off by {:.1} % in TTFT and {:.1} % in TPOT.\n",
+            "\n{} choices among at least two sizes of tensor parallelism: mean regret {:.1} %, of which {:.1} are \
+             choices that break a limit; {:.0} % keep theirs.\nAlways the largest size that qualifies, with its best number of clients: {:.1} %. \
+             Always the smallest, likewise: {:.1} %.\nThe closed form that chooses is off by {:.1} % in TTFT and {:.1} % in TPOT.\n",
             self.decisions.len(),
             self.regret * 100.0,
+            (1.0 - self.kept) * 100.0,
             self.kept * 100.0,
             self.largest_tp * 100.0,
             self.smallest_tp * 100.0,
             self.ttft_mape * 100.0,
             self.tpot_mape * 100.0
         );
+        let priced = |(error, regret): &(f64, f64)| {
+            format!("{:.0} % cost {:.1} %", error * 100.0, regret * 100.0)
+        };
+        let prices: Vec<String> = self.by_chance.iter().map(priced).collect();
+        let _ = writeln!(
+            text,
+            "Predictions that were off by chance alone: errors in TPOT (standard deviation) of {}.",
+            prices.join(", ")
+        );
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sagellm_perf::{Gpu, ModelSpec};
+
+    fn point(tensor: f64, clients: f64, measured: (f64, f64)) -> Point {
+        let (model, gpu) = (ModelSpec::named("qwen3-32b"), Gpu::named("H100"));
+        let interval = Interval::of(
+            &model.expect("known"),
+            gpu.expect("known"),
+            Layout::tensor(tensor as u32),
+        );
+        Point { tensor, clients, gpus: tensor, measured, predicted: measured, interval }
+    }
+
+    /// TP2 gives the most in the long run, TP4 where tokens must come fast; 64 clients wait too long.
+    fn points() -> Vec<Point> {
+        vec![
+            point(2.0, 8.0, (100.0, 20.0)),
+            point(2.0, 16.0, (150.0, 24.0)),
+            point(2.0, 64.0, (2_500.0, 28.0)),
+            point(4.0, 8.0, (80.0, 12.0)),
+            point(4.0, 16.0, (100.0, 14.0)),
+        ]
+    }
+
+    #[test]
+    fn what_is_known_exactly_is_chosen_best() {
+        let points = points();
+        let sure = |point: &Point| (point.measured, (0.999, 1.001), (0.999, 1.001));
+        for limit in [20.5, 25.0, 30.0] {
+            let case = Case::of(&points, 500.0, limit).expect("both sizes qualify");
+            assert_eq!(case.regret(case.choice(sure)), 0.0, "{limit}");
+        }
+        assert!(Case::of(&points, 500.0, 15.0).is_none(), "one size is no choice");
+    }
+
+    #[test]
+    fn a_choice_that_breaks_a_limit_loses_everything_and_rules_have_a_price() {
+        let points = points();
+        let case = Case::of(&points, 500.0, 25.0).expect("both sizes qualify");
+        assert_eq!((case.best.tensor, case.best.clients), (2.0, 16.0));
+        assert_eq!(case.regret(&points[2]), 1.0);
+        assert_eq!(case.constant(|size, other| size < other), 0.0);
+        let largest = case.constant(|size, other| size > other);
+        assert!((largest - case.regret(&points[4])).abs() < 1e-12 && largest > 0.0, "{largest}");
+    }
+
+    #[test]
+    fn larger_errors_cost_more() {
+        let groups = BTreeMap::from([((String::new(), 1_000, 500), points())]);
+        let prices = [1e-6, 0.05, 0.2].map(|error| by_chance(&groups, error));
+        assert!(prices[0] < 1e-9 && prices[0] < prices[1] && prices[1] < prices[2], "{prices:?}");
     }
 }
