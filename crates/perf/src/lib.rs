@@ -41,6 +41,7 @@ mod learnt;
 mod line;
 mod memory;
 mod operators;
+mod pass;
 mod picos;
 mod preset;
 mod price;

@@ -6,6 +6,7 @@
 //! without prompt tokens runs in a captured graph, whose batch is rounded up to the next captured
 //! size.
 
+use crate::pass::Pass;
 use crate::{
     Batch, Calibration, Dtype, Fabric, Factor, Gpu, Layout, LinearCost, ModelSpec, Picos, RunTime,
 };
@@ -21,10 +22,10 @@ pub struct OperatorCost {
     /// Layers of one stage, and stages.
     layers: f64,
     expert_layers: f64,
-    stages: u64,
+    pub(crate) stages: u64,
     /// Ranks that compute attention for themselves, and by how much their contexts differ.
-    ranks: u64,
-    uneven: f64,
+    pub(crate) ranks: u64,
+    pub(crate) uneven: f64,
     weights: Dtype,
     expert_dtype: Dtype,
     /// Seconds to read a stage's dense weights once, at the datasheet's rate.
@@ -76,20 +77,6 @@ const SKEW: f64 = 1.2;
 const CONTEXTS_VARY: f64 = 0.5;
 /// Sizes of captured graphs: 1, 2, 4, then every 8 up to this.
 const LARGEST_GRAPH: u64 = 512;
-
-/// What the busiest rank computes in one pass through the stages.
-struct Pass {
-    decodes: u64,
-    prefill: f64,
-    pairs: f64,
-    sampled: f64,
-    /// Passes that one step over the batch takes, side by side in the stages.
-    passes: u64,
-    /// Tokens of all ranks together.
-    tokens_of_all: f64,
-    /// The part of all keys and values that is read.
-    context: f64,
-}
 
 impl OperatorCost {
     /// Returns the cost of `model` on one instance of `layout` over GPUs of one type that lie as near
@@ -199,41 +186,6 @@ impl OperatorCost {
         let calibration = Calibration(prices.map(|price| price * factor));
         let (floor, hop_floor) = (self.floor * factor, self.hop_floor * factor);
         Self { calibration, floor, hop: self.hop * factor, hop_floor, ..self }
-    }
-
-    /// Returns what the busiest rank computes of `batch` in one pass through the stages.
-    ///
-    /// Ranks get their sequences in turn. While one pass is in a stage, the others are in the other
-    /// stages, as long as there are sequences to divide: an instance of P stages makes up to P passes
-    /// for one token of every sequence. That is what a step costs everybody; a single prompt takes as
-    /// long as all stages one after the other, which is longer when others keep the stages busy.
-    fn pass(&self, batch: &Batch) -> Pass {
-        let decodes = batch.decode_sequences.div_ceil(self.ranks);
-        let prompts = batch.prefill_sequences.max(u64::from(batch.prefill_tokens > 0));
-        let prompts_of_rank = prompts.div_ceil(self.ranks);
-        let passes = self.stages.min(decodes + prompts_of_rank).max(1);
-        let share = prompts_of_rank as f64 / (prompts.max(1) * passes) as f64;
-        let decodes_of_pass = decodes.div_ceil(passes);
-        Pass {
-            decodes: decodes_of_pass,
-            prefill: batch.prefill_tokens as f64 * share,
-            pairs: batch.prefill_pairs as f64 * share,
-            sampled: decodes_of_pass as f64 + batch.completing as f64 * share,
-            passes,
-            tokens_of_all: batch.tokens() as f64 / passes as f64,
-            context: self.context_share(batch.decode_sequences, passes),
-        }
-    }
-
-    /// Returns which part of all keys and values the busiest rank reads in one of so many passes.
-    fn context_share(&self, sequences: u64, passes: u64) -> f64 {
-        if self.ranks == 1 {
-            return 1.0 / passes as f64;
-        }
-        let sequences = sequences.max(1);
-        let of_rank = sequences.div_ceil(self.ranks) as f64;
-        let more = 1.0 + self.uneven / of_rank.sqrt();
-        (of_rank / sequences as f64 * more).min(1.0) / passes as f64
     }
 
     /// Returns what a step over `batch` has to do, in units of each factor. Of an operator, only
@@ -405,11 +357,6 @@ impl OperatorCost {
     /// Returns how far short-sighted layers look back: zero if there are none.
     pub fn window(&self) -> u64 {
         self.window as u64
-    }
-
-    /// Returns how many prompts are computed side by side without sharing a step: one per rank and stage.
-    pub(crate) fn lanes(&self) -> u64 {
-        self.ranks * self.stages
     }
 
     /// Returns what exchanges take however little they carry, beside their calibrated price, in seconds.

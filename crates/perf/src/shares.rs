@@ -15,6 +15,9 @@ pub struct WorkShares {
     pub communication: f64,
     /// Launching, scheduling, sampling, and handing over between stages.
     pub overhead: f64,
+    /// Of the time of the pipeline's stages, what they wait for others: fewer sequences than stages, or
+    /// parts of unequal size. Beside the other shares, which add up to one without it.
+    pub bubbles: f64,
 }
 
 impl OperatorCost {
@@ -49,6 +52,7 @@ impl OperatorCost {
             memory: memory / all,
             communication: communication / all,
             overhead: (1.0 - (compute + memory + communication) / all).max(0.0),
+            bubbles: self.bubbles(batch.decode_sequences),
         }
     }
 }
@@ -70,6 +74,15 @@ mod tests {
         for own in [two, eight] {
             let sum = own.compute + own.memory + own.communication + own.overhead;
             assert!((sum - 1.0).abs() < 1e-9, "{own:?}");
+            assert_eq!(own.bubbles, 0.0, "there is one stage");
         }
+    }
+
+    #[test]
+    fn stages_without_a_sequence_are_bubbles() {
+        let layout = Layout { pipeline: 4, ..Layout::tensor(1) };
+        let cost = OperatorCost::preset("llama-3.1-8b", Some("H100"), layout);
+        let bubbles = [1.0, 2.0, 4.0, 5.0, 400.0].map(|n| cost.shares(n, 1_000.0).bubbles);
+        assert_eq!(bubbles, [0.75, 0.5, 0.0, 0.375, 0.0]);
     }
 }

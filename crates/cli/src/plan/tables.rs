@@ -87,12 +87,16 @@ fn explained(args: &PlanArgs, answer: &Answer) -> String {
     for plan in answer.plans.iter().take(usize::from(args.top)) {
         let shares = &plan.decode;
         text += &format!(
-            "\n{}: decode steps are {} arithmetic, {} memory, {} between GPUs, {} overhead; prompts take {} of the time\n  {} KV tokens per instance, {} of them free; 80 % of runs like it took {:.2} to {:.2} times this TTFT and {:.2} to {:.2} times this TPOT\n",
+            "\n{}: decode steps are {} arithmetic, {} memory, {} between GPUs, {} overhead{}; prompts take {} of the time\n  {} KV tokens per instance, {} of them free; 80 % of runs like it took {:.2} to {:.2} times this TTFT and {:.2} to {:.2} times this TPOT\n",
             instances(plan),
             percent(shares.compute),
             percent(shares.memory),
             percent(shares.communication),
             percent(shares.overhead),
+            match plan.layout.contains("pp") {
+                true => format!(", {} of the stages' time bubbles", percent(shares.bubbles)),
+                false => String::new(),
+            },
             percent(plan.prompts),
             plan.kv_tokens,
             percent(plan.kv_free),
