@@ -112,6 +112,7 @@ fn an_instance_over_two_machines_is_started_in_two_parts() {
     let text = "[[host]]\nname = \"node\"\ncount = 2\nrack = \"r1\"\npreset = \"hgx-h100\"\n";
     std::fs::write(&cluster, text).expect("writable");
     let question = format!("--model llama-3.1-405b --topology {}", cluster.display());
+    let folder = folder.join("out");
     emit(&folder, &question).expect("it fits");
     let listed = instances(&folder);
     assert_eq!(listed.len(), 1);
@@ -164,4 +165,84 @@ fn what_cannot_be_started_is_not_written() {
         .expect("named");
     let (_, words) = words(&folder, "engine-0.sh");
     assert_eq!(words[1], "Qwen/Qwen3-32B-AWQ");
+}
+
+#[test]
+fn instances_stay_on_their_machines_and_parts_on_their_links() {
+    let cluster = |name: &str, text: &str, question: &str| {
+        let folder = folder(name);
+        std::fs::create_dir_all(&folder).expect("writable");
+        let file = folder.join("cluster.toml");
+        std::fs::write(&file, text).expect("writable");
+        let to = folder.join("out");
+        emit(&to, &format!("{question} --topology {}", file.display())).expect("it fits");
+        to
+    };
+    // Six GPUs hold one group of four each, and two times two are left over.
+    let gpus = "[{ name = \"GPU0\" }, { name = \"GPU1\" }, { name = \"GPU2\" }, \
+                { name = \"GPU3\" }, { name = \"GPU4\" }, { name = \"GPU5\" }]";
+    let host = |name: &str| {
+        format!(
+            "[[host]]\nname = \"{name}\"\nmodel = \"H100\"\ngpu_links = \"NV18\"\ngpus = {gpus}\n"
+        )
+    };
+    let six = cluster(
+        "six",
+        &(host("a") + &host("b")),
+        "--model qwen3-32b --strategy tp --objective latency --max-num-batched-tokens 8192",
+    );
+    for instance in instances(&six) {
+        let name = instance["instance_id"].as_str().expect("a name");
+        assert!(six.join(format!("{name}.sh")).exists(), "{name} is on one machine");
+    }
+    // Of four GPUs, 0 and 2 are joined, and 1 and 3.
+    let four = "[[host]]\nname = \"box\"\nmodel = \"A100\"\ngpu_links = \"SYS\"\n\
+                gpus = [{ name = \"GPU0\" }, { name = \"GPU1\" }, { name = \"GPU2\" }, { name = \"GPU3\" }]\n\
+                links = [{ between = [\"GPU0\", \"GPU2\"], relation = \"NV12\" }, \
+                { between = [\"GPU1\", \"GPU3\"], relation = \"NV12\" }]\n";
+    let pairs = cluster("pairs", four, "--model llama-3.1-70b-fp8 --strategy hybrid");
+    let (gpus, words) = words(&pairs, "engine-0.sh");
+    assert_eq!(after(&words, "--tensor-parallel-size"), Some("2"));
+    assert_eq!(gpus, [0, 2, 1, 3], "those that share layers are side by side");
+}
+
+#[test]
+fn odd_words_reach_the_engine_as_they_are() {
+    let folder = folder("odd");
+    let to = folder.display().to_string();
+    let odd = ["--hf-overrides={\"a b\": \"$HOME\"}", "it's; echo no"];
+    let words_of = |odd: &str| ["--engine-arg".to_owned(), odd.to_owned()];
+    let mut asked: Vec<String> = "plan --model qwen3-8b --gpus 1xH100 --isl 100 --osl 100 --emit"
+        .split(' ')
+        .map(str::to_owned)
+        .collect();
+    asked.push(to);
+    asked.extend(odd.iter().flat_map(|odd| words_of(odd)));
+    let output = run(&asked.iter().map(String::as_str).collect::<Vec<_>>());
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let (_, words) = words(&folder, "engine-0.sh");
+    assert_eq!(words[words.len() - 2..], odd);
+    let compose = &documents(&folder.join("compose.yaml"))[0];
+    let command = compose["services"]["engine-0"]["command"].as_sequence().expect("words");
+    assert!(
+        command.iter().any(|word| word.as_str() == Some("--hf-overrides={\"a b\": \"$$HOME\"}"))
+    );
+}
+
+#[test]
+fn what_would_collide_is_refused() {
+    let check = |name: &str, question: &str, expected: &str| {
+        let error = emit(&folder(name), question).expect_err(question);
+        assert!(error.contains(expected), "{error}");
+    };
+    let small = "--model qwen3-8b --gpus 4xH100 --strategy tp --objective throughput";
+    check("gateway", &format!("{small} --engine-port 8080"), "which the gateway");
+    let full = folder("full");
+    emit(&full, small).expect("it fits");
+    let again = emit(&full, small).expect_err("it is there");
+    assert!(again.contains("expected a new or an empty folder"), "{again}");
+    let context = folder("context");
+    emit(&context, &format!("{small} --max-model-len 100")).expect("it fits");
+    let (_, words) = words(&context, "engine-0.sh");
+    assert_eq!(after(&words, "--max-model-len"), Some("2300"), "a request fits");
 }

@@ -62,6 +62,12 @@ fn plans_are_tried_on_arrivals() {
     // At a third of what it can do, everybody is on time.
     let calm = &verified(&["--rate", "1"])[0];
     assert!(calm["on_time"].as_f64().expect("limits are set") > 0.99, "{calm}");
+    let once = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("once.csv");
+    let text = "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46.6805900,374,44\n";
+    std::fs::write(&once, text).expect("writable");
+    let alone = once.display().to_string();
+    let asked_of_it = ["plan", "--model", "qwen3-8b", "--gpus", "1xH100", "--trace", &alone];
+    fails(&[&asked_of_it[..], &["--verify"]].concat(), "all at once");
     let split = &verified(&["--split", "only", "--verify-top", "1"])[0];
     assert!(split["plan"].as_str().expect("a name").contains('→'), "{split}");
 }

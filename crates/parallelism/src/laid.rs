@@ -31,9 +31,11 @@ pub(crate) struct Obstacles {
     lacking: Option<(DoesNotFit, Layout)>,
     /// The least rent of one instance that fits and is too dear, in US dollars per hour.
     too_dear: Option<f64>,
+    /// Whether one fits that no machines hold.
+    apart: bool,
 }
 
-/// Returns all layouts that are legal, fit and can be paid for, the plainest first.
+/// Returns all layouts that are legal, fit and can be paid for, in the order of their names.
 pub(crate) fn lay_out<'a>(
     question: &Question<'a>,
     rejected: &mut Vec<Rejected>,
@@ -57,23 +59,29 @@ pub(crate) fn lay_out<'a>(
                     continue;
                 }
             };
-            let instances = question.affordable(gpu, layout, count);
-            if instances > 0 {
-                laid.push(Laid {
-                    strategy,
-                    kind,
-                    gpu,
-                    layout,
-                    cost: question.cost(gpu, layout),
-                    instances,
-                    budgets,
-                    interval: Interval::of(question.model, gpu, layout),
-                });
+            let seatings = question.seatings(gpu, layout, count);
+            if seatings.is_empty() {
+                reject("no machines hold it in equal parts".to_owned());
+                obstacles.apart = true;
                 continue;
             }
             let hour = gpu.price_per_hour.0 * f64::from(layout.gpus());
-            reject(format!("one instance costs {hour:.2} US dollars per hour"));
-            obstacles.too_dear = Some(obstacles.too_dear.map_or(hour, |least| least.min(hour)));
+            let paid = question.demand.usd_per_hour.map_or(u32::MAX, |usd| (usd / hour) as u32);
+            if paid == 0 {
+                reject(format!("one instance costs {hour:.2} US dollars per hour"));
+                obstacles.too_dear = Some(obstacles.too_dear.map_or(hour, |least| least.min(hour)));
+                continue;
+            }
+            laid.extend(seatings.iter().map(|seating| Laid {
+                strategy,
+                kind,
+                gpu,
+                layout,
+                cost: question.cost(gpu, layout, seating),
+                instances: seating.instances.min(paid),
+                budgets: budgets.clone(),
+                interval: Interval::of(question.model, gpu, layout),
+            }));
         }
     }
     laid.sort_by_key(|laid| laid.layout.to_string());
@@ -85,6 +93,9 @@ impl Obstacles {
     pub(crate) fn told(self, question: &Question<'_>) -> PlanError {
         if let (Some(least), Some(budget)) = (self.too_dear, question.demand.usd_per_hour) {
             return PlanError::TooDear { budget, least };
+        }
+        if self.apart {
+            return PlanError::Apart;
         }
         if let Some((error, layout)) = self.lacking {
             let (error, enough) = (Box::new(error), question.enough());
@@ -109,13 +120,6 @@ impl Question<'_> {
             layouts.into_iter().map(move |layout| (strategy.kind(), layout))
         });
         if count == 0 { Vec::new() } else { proposed.collect() }
-    }
-
-    /// Returns how many instances there may be, of the GPUs that there are and for the budget.
-    fn affordable(&self, gpu: &Gpu, layout: Layout, count: u32) -> u32 {
-        let there = count / layout.gpus();
-        let hour = gpu.price_per_hour.0 * f64::from(layout.gpus());
-        self.demand.usd_per_hour.map_or(there, |budget| there.min((budget / hour) as u32))
     }
 
     /// Returns the budgets of tokens per step beside which at least one request fits, ascending, with
@@ -157,12 +161,17 @@ impl Question<'_> {
 }
 
 impl Laid<'_> {
-    /// Returns what an instance gives that computes prompts only, with the largest steps that fit: no
-    /// decode waits for them.
-    pub(crate) fn prompts(&self, question: &Question<'_>) -> Prompts {
-        let (step_tokens, _) = *self.budgets.last().expect("a layout has a budget");
+    /// Returns what an instance gives that computes prompts only, with the tokens per step with which it
+    /// computes most: no decode waits for them. Prompts that it cannot keep are not computed together.
+    pub(crate) fn prompts(&self, question: &Question<'_>) -> (u32, Prompts) {
         let workload = &question.workload;
-        Prompts::of(&self.cost, step_tokens, workload.prompt, workload.cached)
+        let of = |&(step_tokens, kv_tokens): &(u32, u64)| {
+            let (prompt, cached) = (workload.prompt, workload.cached);
+            (step_tokens, Prompts::of(&self.cost, step_tokens, kv_tokens, prompt, cached))
+        };
+        let all = self.budgets.iter().map(of);
+        let best = all.min_by(|a, b| a.1.each.total_cmp(&b.1.each));
+        best.expect("a layout has a budget")
     }
 
     /// Returns the rent of one instance, in US dollars per hour.

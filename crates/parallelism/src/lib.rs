@@ -34,7 +34,7 @@ pub use plan::{
     compare_strategies, plan, plan_exhaustively, recommend_parallelism_config,
 };
 pub use question::{
-    Demand, EngineLimits, Limits, Links, Objective, PlanError, Question, Split, Workload,
+    Demand, EngineLimits, Limits, Links, Objective, PlanError, Question, Seating, Split, Workload,
 };
 pub use strategy::{
     Data, Expert, Hybrid, ParallelismStrategy, Pipeline, Tensor, supported_strategies,

@@ -136,8 +136,7 @@ impl Point {
         let (max_num_batched_tokens, kv_tokens) = laid.budgets[self.budget];
         let prefill = self.prefill.map(|(place, instances)| {
             let source = &all[place];
-            let prompts = source.prompts(question);
-            let (budget, _) = *source.budgets.last().expect("a layout has a budget");
+            let (budget, prompts) = source.prompts(question);
             Prefill {
                 gpu: source.gpu.name.clone(),
                 layout: source.layout.to_string(),
@@ -181,6 +180,13 @@ impl Point {
 }
 
 impl Laid<'_> {
+    /// Returns how many requests an instance runs at once: as its KV cache and its seats allow.
+    pub(crate) fn seats(&self, question: &Question<'_>, budget: usize) -> u32 {
+        let fitting = self.budgets[budget].1 as f64 / question.workload.context();
+        let seats = f64::from(question.engine.max_num_seqs) * f64::from(self.layout.data);
+        fitting.min(seats).max(1.0) as u32
+    }
+
     /// Returns what an instance gives with so many requests at a time; of those whose prompts others
     /// have computed only the last token is left to compute.
     pub(crate) fn steady(

@@ -14,7 +14,7 @@ use thiserror::Error;
 pub struct Question<'a> {
     /// The model.
     pub model: &'a ModelSpec,
-    /// The GPUs that there are: so many of each type. A plan stays within one type.
+    /// The GPUs that there are: so many of each type. An instance stays within one type.
     pub gpus: Vec<(&'a Gpu, u32)>,
     /// The traffic.
     pub workload: Workload,
@@ -81,11 +81,24 @@ impl FromStr for Split {
     }
 }
 
-/// Tells the ways between GPUs of a machine or a cluster.
+/// Tells how instances are seated on the GPUs of a machine or a cluster, and the ways between them.
 pub trait Links: std::fmt::Debug {
-    /// Returns the narrowest way inside of the best group of so many GPUs of a type; `None` if there is
-    /// no such group.
-    fn among(&self, gpu: &Gpu, gpus: u32) -> Option<Link>;
+    /// Returns how instances of so many GPUs of a type can be seated beside each other, if no other size
+    /// is there: fewer on wider ways, say, or more on narrower ones.
+    fn seatings(&self, gpu: &Gpu, gpus: u32) -> Vec<Seating>;
+
+    /// Returns the narrowest way from a GPU of one type to a GPU of another; `None` if it is not known.
+    fn between(&self, from: &Gpu, to: &Gpu) -> Option<Link>;
+}
+
+/// Instances of one size beside each other.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Seating {
+    /// How many.
+    pub instances: u32,
+    /// The narrowest way inside of the parts of so many GPUs into which they are divided; the usual one
+    /// where a size is not named.
+    pub ways: Vec<(u32, Link)>,
 }
 
 /// How much is to be served, and what it may cost.
@@ -262,6 +275,11 @@ pub enum PlanError {
         /// The most that any layout gives.
         most: f64,
     },
+    /// What fits is spread over more GPUs than lie together.
+    #[error(
+        "no machines hold an instance that the model fits into: engines want as many GPUs on each"
+    )]
+    Apart,
     /// Prompts were to have instances of their own, and there are not enough GPUs for two.
     #[error(
         "no two instances fit beside each other: a split needs one that prefills and one that decodes"
@@ -283,22 +301,27 @@ pub enum PlanError {
 }
 
 impl Question<'_> {
-    /// Returns how long the steps of an instance take.
-    pub fn cost(&self, gpu: &Gpu, layout: Layout) -> OperatorCost {
-        let fabric = self.fabric(gpu, layout);
-        OperatorCost::over(self.model, gpu, layout, fabric, Calibration::of(gpu))
+    /// Returns how instances of a layout can be seated, of `count` GPUs.
+    pub(crate) fn seatings(&self, gpu: &Gpu, layout: Layout, count: u32) -> Vec<Seating> {
+        match self.links {
+            Some(links) => links.seatings(gpu, layout.gpus()),
+            None => vec![Seating { instances: count / layout.gpus(), ways: Vec::new() }],
+        }
     }
 
-    /// Returns the ways between the GPUs of an instance.
-    fn fabric(&self, gpu: &Gpu, layout: Layout) -> Fabric {
+    /// Returns how long the steps of an instance take that is seated so.
+    pub fn cost(&self, gpu: &Gpu, layout: Layout, seating: &Seating) -> OperatorCost {
         let usual = Fabric::of(gpu, layout);
-        let Some(links) = self.links else { return usual };
-        let known = |gpus, usual| links.among(gpu, gpus).unwrap_or(usual);
-        Fabric {
+        let known = |part: u32, usual| {
+            let found = seating.ways.iter().find(|(size, _)| *size == part);
+            found.map_or(usual, |(_, link)| *link)
+        };
+        let fabric = Fabric {
             tensor: known(layout.tensor, usual.tensor),
             expert: known(layout.expert_group(), usual.expert),
             stage: known(layout.gpus(), usual.stage),
-        }
+        };
+        OperatorCost::over(self.model, gpu, layout, fabric, Calibration::of(gpu))
     }
 
     /// Returns the tokens of the longest request that must fit.
@@ -349,6 +372,15 @@ impl Question<'_> {
             }
         }
         let (tokens, most) = (self.longest(), self.model.max_context);
+        let longest = self.engine.max_model_len;
+        if longest > most {
+            let (field, found) = ("max_model_len", f64::from(longest));
+            return Err(PlanError::Figure {
+                field,
+                found,
+                expected: "no more than the model's context",
+            });
+        }
         if tokens > f64::from(most) {
             return Err(PlanError::TooLong { tokens, model: self.model.name.clone(), most });
         }

@@ -5,6 +5,8 @@
 //! experts that decodes read anyway cost a prompt less.) That leaves the answer as it is: a property test
 //! compares it with the exhaustive search.
 
+use sagellm_perf::Layout;
+
 use crate::laid::{Laid, Obstacles, lay_out};
 use crate::plan::{Answer, Plan, Rejected};
 use crate::point::{Point, Times};
@@ -87,6 +89,15 @@ pub(crate) fn search(question: &Question<'_>, prune: bool) -> Result<Answer, Pla
         });
     }
     best.sort_by(|a, b| a.order(b, question));
+    // Of a layout that can be seated in several ways, the best.
+    let mut known: Vec<(usize, Layout, bool)> = Vec::new();
+    best.retain(|point| {
+        let laid = &laid[point.laid];
+        let own = (laid.kind, laid.layout, point.prefill.is_some());
+        let first = !known.contains(&own);
+        known.extend(first.then_some(own));
+        first
+    });
     let plans = |points: &[Point]| -> Vec<Plan> {
         points.iter().map(|point| point.plan(question, &laid)).collect()
     };
@@ -99,13 +110,11 @@ pub(crate) fn search(question: &Question<'_>, prune: bool) -> Result<Answer, Pla
     })
 }
 
-/// Returns the numbers of requests at a time that are tried: steps of one up to eight, then of about an
-/// eighth.
-pub(crate) fn requests() -> impl Iterator<Item = u32> {
-    /// More than any instance is given.
-    const MOST: u32 = 4_096;
+/// Returns the numbers that are tried, of requests at a time and of instances that decode: steps of one
+/// up to sixteen, then of about an eighth, and `most`. (Who waits outside is served no sooner.)
+pub(crate) fn grid(most: u32) -> impl Iterator<Item = u32> {
     let next = |n: &u32| Some(n + (n / 8).max(1));
-    std::iter::successors(Some(1_u32), next).take_while(|n| *n <= MOST)
+    std::iter::successors(Some(1_u32), next).take_while(move |n| *n < most).chain([most])
 }
 
 /// Returns the best point of a layout whose instances run whole requests.
@@ -119,12 +128,8 @@ fn whole(
     let (mut best, mut broken): (Option<Point>, Option<Point>) = (None, None);
     let mut short: Option<Point> = None;
     for budget in 0..laid.budgets.len() {
-        for requests in requests() {
+        for requests in grid(laid.seats(question, budget)) {
             let steady = laid.steady(question, requests, budget, false);
-            // Who waits outside is served no sooner: more at a time give nothing.
-            if requests > 1 && f64::from(requests) > steady.running {
-                break;
-            }
             let interval = laid.interval(question, requests);
             let times = Times { ttft: steady.ttft, tpot: steady.tpot, interval };
             let of = |instances: u32| {

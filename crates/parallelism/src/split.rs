@@ -14,22 +14,63 @@ use crate::laid::Laid;
 use crate::plan::PlanInterval;
 use crate::point::{Point, Times};
 use crate::question::{Question, Split};
-use crate::search::{Found, requests};
+use crate::search::{Found, grid};
 
 /// Most of the time that prompts may take of an instance, and reads of a link: beyond, a queue that is
 /// short in the mean is long whenever more come than usual.
 const BUSY: f64 = 0.9;
 
+/// How often the rate of one request at a time is cut by a fifth: down to a thousandth.
+const IDLE: i32 = 32;
+
 /// A pair of layouts.
 struct Pair<'l, 'a> {
     prefill: (usize, &'l Laid<'a>),
     decode: (usize, &'l Laid<'a>),
-    prompts: Prompts,
+    prompts: &'l Waits,
     /// Seconds that the keys and values of one request take.
     transfer: f64,
 }
 
+/// The times to first token of prompts on a layout, by how busy it is: they are asked for at every point.
+struct Waits {
+    /// Seconds from one prompt to the next at best.
+    each: f64,
+    /// Times at even steps from idle to [`BUSY`].
+    times: Vec<f64>,
+}
+
+impl Waits {
+    /// Steps of the table.
+    const STEPS: u32 = 90;
+
+    fn of(prompts: &Prompts) -> Self {
+        let at = |step: u32| BUSY * f64::from(step) / f64::from(Self::STEPS) / prompts.each;
+        Self {
+            each: prompts.each,
+            times: (0..=Self::STEPS).map(|step| prompts.ttft(at(step))).collect(),
+        }
+    }
+
+    fn busy(&self, per_s: f64) -> f64 {
+        per_s * self.each
+    }
+
+    /// Returns the time to first token of `per_s` prompts per second, between those of the table;
+    /// infinite where they would keep the layout too busy.
+    fn ttft(&self, per_s: f64) -> f64 {
+        let place = self.busy(per_s) / BUSY * f64::from(Self::STEPS);
+        let (whole, part) = (place as usize, place.fract());
+        match (self.times.get(whole), self.times.get(whole + 1)) {
+            (Some(low), Some(high)) => low + part * (high - low),
+            (Some(last), None) if part <= 1e-9 => *last,
+            _ => f64::INFINITY,
+        }
+    }
+}
+
 /// So many requests at a time on each decoding instance.
+#[derive(Clone, Copy)]
 struct Load {
     requests: u32,
     /// Seconds from the keys and values to the first token.
@@ -43,7 +84,8 @@ struct Load {
 pub(crate) fn pairs(found: &mut Found<'_, '_>, laid: &[Laid<'_>]) -> Vec<Point> {
     debug_assert!(found.question.split != Split::Never);
     let question = found.question;
-    let prompts: Vec<Prompts> = laid.iter().map(|laid| laid.prompts(question)).collect();
+    let prompts: Vec<Waits> =
+        laid.iter().map(|laid| Waits::of(&laid.prompts(question).1)).collect();
     let mut best = Vec::new();
     for (place, decode) in laid.iter().enumerate() {
         let loads = loads(found, decode);
@@ -52,9 +94,18 @@ pub(crate) fn pairs(found: &mut Found<'_, '_>, laid: &[Laid<'_>]) -> Vec<Point> 
             let pair = Pair {
                 prefill: (source, prefill),
                 decode: (place, decode),
-                prompts: prompts[source],
+                prompts: &prompts[source],
                 transfer: transfer(question, prefill, decode),
             };
+            // Where prompts take longest, there is not even one request at all times.
+            let one = &loads[0];
+            let most = pair.most(question, 1);
+            if pair.prompts.busy(one.per_s) > BUSY * f64::from(most.max(1)) {
+                for times in (1..IDLE).rev() {
+                    let per_s = one.per_s * 0.8_f64.powi(times);
+                    pair.at(found, &Load { per_s, ..*one }, &mut of_layout);
+                }
+            }
             for load in &loads {
                 pair.at(found, load, &mut of_layout);
             }
@@ -68,11 +119,8 @@ pub(crate) fn pairs(found: &mut Found<'_, '_>, laid: &[Laid<'_>]) -> Vec<Point> 
 /// room for keys and values.
 fn loads(found: &Found<'_, '_>, decode: &Laid<'_>) -> Vec<Load> {
     let mut loads = Vec::new();
-    for requests in requests() {
+    for requests in grid(decode.seats(found.question, 0)) {
         let steady = decode.steady(found.question, requests, 0, true);
-        if requests > 1 && f64::from(requests) > steady.running {
-            break;
-        }
         let (tpot, per_s) = (steady.tpot, steady.per_s);
         // A read begins with a step, and its end is seen at the end of another.
         let first = steady.ttft + 0.5 * steady.decode;
@@ -95,7 +143,7 @@ impl Pair<'_, '_> {
         }
         let read = self.transfer * (1.0 + 0.5 * busy / (1.0 - busy));
         let interval = self.prefill.1.handed(question, decode, load.requests);
-        for instances in 1..=decode.instances {
+        for instances in grid(decode.instances) {
             let most = self.most(question, instances);
             let point =
                 |prefill: u32| self.point(question, load, interval, read, instances, prefill);
@@ -161,11 +209,7 @@ impl Pair<'_, '_> {
         let (n_prefill, n_decode) = (f64::from(prefilling), f64::from(decoding));
         let per_s = load.per_s * n_decode;
         let each = per_s / n_prefill;
-        let prompts = match self.prompts.busy(each) <= BUSY {
-            true => self.prompts.ttft(each),
-            false => f64::INFINITY,
-        };
-        let ttft = prompts + read + load.first;
+        let ttft = self.prompts.ttft(each) + read + load.first;
         let times = Times { ttft, tpot: load.tpot, interval };
         let gpus = prefill.layout.gpus() * prefilling + decode.layout.gpus() * decoding;
         let hour = prefill.usd_per_hour() * n_prefill + decode.usd_per_hour() * n_decode;
@@ -184,16 +228,15 @@ impl Pair<'_, '_> {
 /// many links side by side as the fewer of the two have parts of them.
 pub(crate) fn transfer(question: &Question<'_>, from: &Laid<'_>, to: &Laid<'_>) -> f64 {
     let together = from.layout.gpus() + to.layout.gpus();
-    let link = match from.kind == to.kind {
-        true => {
-            let known = question.links.and_then(|links| links.among(from.gpu, together));
-            known.unwrap_or_else(|| Link::among(from.gpu, together))
-        }
+    let usual = match from.kind == to.kind {
+        true => Link::among(from.gpu, together),
         false => Link {
             bytes_per_second: from.gpu.nic.min(to.gpu.nic) * 1e9,
             latency: Duration::from_micros(10),
         },
     };
+    let known = question.links.and_then(|links| links.between(from.gpu, to.gpu));
+    let link = known.unwrap_or(usual);
     let parts = |laid: &Laid<'_>| {
         question.model.kv_parts(laid.layout.tensor) * f64::from(laid.layout.pipeline)
     };

@@ -207,3 +207,31 @@ fn the_table_of_the_seed_is_met_or_the_difference_is_known() {
     check("qwen2.5-72b", 16, 0.05, "2 × tp8", "2 × tp8");
     check("llama-3.1-405b", 32, 0.1, "1 × tp8pp4", "2 × tp8pp2");
 }
+
+#[test]
+fn a_split_follows_its_prompts_where_they_take_longest() {
+    let qwen = model("qwen3-32b");
+    for (prompt, output) in [(4_000.0, 1.0), (30_000.0, 2.0), (8_000.0, 20.0)] {
+        let asked = Question {
+            workload: Workload::new(prompt, output),
+            limits: Limits::default(),
+            split: Split::Only,
+            ..question(&qwen, "H200", 8)
+        };
+        let best = auto_optimize(&asked).expect("there is room for two");
+        let prefill = best.prefill.expect("it is split");
+        assert!(prefill.busy > 0.6 && prefill.busy <= 0.9, "{prompt}/{output}: {prefill:?}");
+    }
+}
+
+#[test]
+fn seats_are_used_to_the_last() {
+    let small = model("llama-3.1-8b");
+    let asked = Question {
+        workload: Workload::new(100.0, 100.0),
+        limits: Limits::default(),
+        objective: Objective::Throughput,
+        ..question(&small, "H200", 1)
+    };
+    assert_eq!(auto_optimize(&asked).expect("it fits").requests, 256);
+}

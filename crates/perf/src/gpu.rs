@@ -36,6 +36,9 @@ pub struct Gpu {
     pub nic: f64,
     /// GPUs that the fast links join.
     pub node: u32,
+    /// GPUs of a machine, where the fast links join several.
+    #[serde(default)]
+    host: Option<u32>,
     /// Typical rent of one GPU hour.
     #[serde(rename = "price")]
     pub price_per_hour: Usd,
@@ -60,6 +63,11 @@ impl Gpu {
     /// Returns the GPU that stands for an unknown one: an A100 of 80 GB.
     pub fn typical() -> &'static Self {
         Self::find("a100").expect("the catalogue holds the A100")
+    }
+
+    /// Returns how many of them a machine usually has.
+    pub fn per_host(&self) -> u32 {
+        self.host.unwrap_or(self.node).max(1)
     }
 
     /// Returns the memory, in bytes.
@@ -103,7 +111,10 @@ mod tests {
         check("NVIDIA L4", "L4");
         check("NVIDIA GB200", "GB200");
         check("AMD Instinct MI300X", "MI300X");
-        assert_eq!(Gpu::find("abacus"), None);
+        check("h100_sxm", "H100");
+        for unknown in ["abacus", "H1000", "GB2000", "H2000"] {
+            assert_eq!(Gpu::find(unknown), None, "{unknown}");
+        }
     }
 
     #[test]

@@ -19,18 +19,26 @@ pub struct Prompts {
 
 impl Prompts {
     /// Returns what an instance gives whose steps take `cost`, with up to `step_tokens` tokens in a
-    /// step of a rank: prompts of `prompt` tokens beside `cached` ones that it finds in its cache.
+    /// step of a rank and room for `kv_tokens` tokens in all: prompts of `prompt` tokens beside `cached`
+    /// ones that it finds in its cache. Those that have been computed keep their room until they are
+    /// read.
     ///
     /// ```
     /// use sagellm_perf::{Layout, OperatorCost, Prompts};
     ///
     /// let cost = OperatorCost::preset("llama-3.1-8b", Some("H100"), Layout::tensor(1));
-    /// let prompts = Prompts::of(&cost, 8_192, 4_000.0, 0.0);
+    /// let prompts = Prompts::of(&cost, 8_192, 400_000, 4_000.0, 0.0);
     /// let busy = 0.8 / prompts.each;
     /// assert!(prompts.ttft(busy) > prompts.ttft(0.1 * busy));
     /// assert_eq!(prompts.ttft(1.01 / prompts.each), f64::INFINITY);
     /// ```
-    pub fn of(cost: &OperatorCost, step_tokens: u32, prompt: f64, cached: f64) -> Self {
+    pub fn of(
+        cost: &OperatorCost,
+        step_tokens: u32,
+        kv_tokens: u64,
+        prompt: f64,
+        cached: f64,
+    ) -> Self {
         let budget = f64::from(step_tokens.max(1));
         let chunks = (prompt / budget).max(1.0);
         let (tokens, before) = (prompt / chunks, cached + 0.5 * (chunks - 1.0) * prompt / chunks);
@@ -45,13 +53,15 @@ impl Prompts {
                 })
         };
         let (lanes, of_rank) = (cost.lanes() as f64, (budget / prompt).max(1.0));
-        let (alone, whole) = (steps(1.0), of_rank.floor() * lanes);
+        // One that has been computed waits to be read.
+        let held = (kv_tokens as f64 / (prompt + cached) - 1.0).floor().max(1.0);
+        let (alone, whole) = (steps(1.0), (of_rank.floor() * lanes).min(held));
         let full = steps(whole);
         Self {
             alone,
             each: (full / whole).min(alone),
             ways: cost.overhead((prompt + cached) as u64),
-            room: of_rank * lanes,
+            room: (of_rank * lanes).min(held),
             more: if whole > 1.0 { (full - alone).max(0.0) / (whole - 1.0) } else { full },
         }
     }
@@ -105,7 +115,8 @@ mod tests {
     use crate::Layout;
 
     fn prompts(model: &str, layout: Layout, prompt: f64) -> Prompts {
-        Prompts::of(&OperatorCost::preset(model, Some("H100"), layout), 8_192, prompt, 0.0)
+        let cost = OperatorCost::preset(model, Some("H100"), layout);
+        Prompts::of(&cost, 8_192, 1_000_000, prompt, 0.0)
     }
 
     #[test]

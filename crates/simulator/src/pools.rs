@@ -4,7 +4,7 @@
 //! The control plane does not hand keys and values over yet, so no scenario can have such a fleet. What
 //! a plan promises of one can be checked all the same: requests come as in a workload, the engine with
 //! the fewest prompts computes the prompt, the one with the fewest requests reads its keys and values
-//! and decodes. Nobody is refused and nobody is late enough to be dropped.
+//! and decodes. Nobody is refused; whose keys and values are read after their lease has run out fails.
 
 use sagellm_engine_model::{Engine, EngineConfig, Event, EventKind, Leg, Sequence, Transfer};
 use sagellm_perf::StepCost;
@@ -96,8 +96,8 @@ impl Engines {
 }
 
 impl Pools {
-    /// Serves a workload, and returns what each request saw, in the order in which they ended; those
-    /// that are longer than an engine takes are left out.
+    /// Serves a workload, and returns what each request saw that ended well, in the order in which they
+    /// did: not those that are longer than an engine takes, nor those whose lease ran out.
     pub fn serve(&self, workload: &Workload) -> Vec<Served> {
         let (mut prefill, mut decode) = (Engines::new(&self.prefill), Engines::new(&self.decode));
         let mut open: Vec<Option<Open>> = vec![None; workload.arrivals.len()];
@@ -119,8 +119,15 @@ impl Pools {
                     match event.kind {
                         EventKind::Received => {
                             let source = request.source;
-                            prefill.engines[source].handed_over(event.id, now);
+                            let there = prefill.engines[source].handed_over(event.id, now);
                             prefill.due[source] = prefill.engines[source].next_boundary();
+                            if !there {
+                                // The lease ran out before they were read: the request fails.
+                                decode.engines[place].abort(event.id, now);
+                                decode.due[place] = decode.engines[place].next_boundary();
+                                decode.load[place] -= 1;
+                                open[id] = None;
+                            }
                         }
                         EventKind::FirstToken { .. } => request.first = Some(event.at),
                         EventKind::Finished => {

@@ -26,7 +26,8 @@ fn check(name: &str, prefill: &str, decode: &str, (prompt, output): (u64, u64), 
     let gpu = Gpu::named(GPU).expect("known");
     let cost =
         |layout: &str| OperatorCost::preset(name, Some(GPU), layout.parse().expect("a layout"));
-    let prompts = Prompts::of(&cost(prefill), 8_192, prompt as f64, 0.0);
+    let kv_tokens = pool(&model, prefill, 1).config.kv_tokens();
+    let prompts = Prompts::of(&cost(prefill), 8_192, kv_tokens, prompt as f64, 0.0);
     let per_s = busy / prompts.each;
     let layouts: [Layout; 2] = [prefill, decode].map(|layout| layout.parse().expect("a layout"));
     let link = Link::among(gpu, layouts[0].gpus() + layouts[1].gpus());
@@ -83,5 +84,29 @@ fn closed_forms_of_a_split_hold_request_by_request() {
     check("qwen3-30b-a3b", "tp1", "tp1", (2_000, 100), 0.6);
     check("qwen3-30b-a3b", "tp1dp2", "tp2", (3_000, 100), 0.6);
     check("llama-3.1-8b", "tp1pp2", "tp1", (3_000, 100), 0.5);
+    // Two prompts are all that fits.
+    check("llama-3.1-70b", "tp1pp2", "tp8", (4_000, 50), 0.3);
     check("qwen3-32b", "tp2", "tp2", (16_000, 100), 0.6);
+}
+
+#[test]
+fn who_reads_after_the_lease_fails() {
+    let model = ModelSpec::named("llama-3.1-8b").expect("known");
+    let at_once = |kv_lease_ms| {
+        let mut prefill = pool(&model, "tp1", 1);
+        prefill.config.kv_lease_ms = kv_lease_ms;
+        let workload = Source::new(Origin::Drawn(WorkloadConfig {
+            prompt: Length::Constant { tokens: 1_000 },
+            output: Length::Constant { tokens: 20 },
+            ..WorkloadConfig::new(Arrivals::poisson(5.0), 10.0)
+        }))
+        .at(1.0, Seed(3))
+        .expect("it can be drawn");
+        let decode = pool(&model, "tp1", 1);
+        let served = Pools { prefill, decode, transfer: Transfer::default() }.serve(&workload);
+        (served.len(), workload.arrivals.len())
+    };
+    let (served, all) = at_once(30_000);
+    assert_eq!(served, all);
+    assert_eq!(at_once(0).0, 0);
 }

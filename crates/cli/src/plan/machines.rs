@@ -1,11 +1,14 @@
 //! The machines of a topology, as the planner asks for them.
 
-use anyhow::{Context, Result};
-use sagellm_parallelism::Links;
-use sagellm_perf::{Gpu, Link};
-use sagellm_topology::Topology;
+use std::collections::BTreeMap;
+use std::time::Duration;
 
-/// The GPUs of a topology by type, with the ways inside of their best groups.
+use anyhow::{Context, Result};
+use sagellm_parallelism::{Links, Seating};
+use sagellm_perf::{Gpu, Link};
+use sagellm_topology::{EXACT, Group, Topology};
+
+/// The GPUs of a topology by type, and how instances are seated on them.
 #[derive(Debug)]
 pub(super) struct Machines {
     topology: Topology,
@@ -17,8 +20,16 @@ struct Kind {
     gpu: &'static Gpu,
     /// Which of the topology's GPUs they are.
     places: Vec<usize>,
-    /// The way inside of the best group of each size that is a power of two.
-    ways: Vec<(u32, Link)>,
+    /// How instances of each size that is a power of two are seated, the widest first.
+    seated: Vec<(u32, Vec<Seated>)>,
+}
+
+/// Instances of one size.
+#[derive(Debug)]
+struct Seated {
+    /// The GPUs of each: as many on every machine that it is on.
+    groups: Vec<Vec<usize>>,
+    seating: Seating,
 }
 
 impl Machines {
@@ -35,18 +46,10 @@ impl Machines {
             }
         }
         let kind = |(gpu, places): (&'static Gpu, Vec<usize>)| {
-            let count = places.len() as u32;
-            let sizes = std::iter::successors(Some(2_u32), |size| size.checked_mul(2));
-            let way = |size: u32| {
-                let group = topology.best_group(size as usize, &places)?;
-                // What an exchange between nodes takes more is known of the network alone.
-                let usual = Link::among(gpu, size);
-                let narrow = group.gb_per_s * 1e9 < gpu.peer_bandwidth();
-                let latency = if narrow { usual.latency } else { std::time::Duration::ZERO };
-                Some((size, Link { bytes_per_second: group.gb_per_s * 1e9, latency }))
-            };
-            let ways = sizes.take_while(|size| *size <= count).filter_map(way).collect();
-            Kind { gpu, places, ways }
+            let sizes = doublings(1, places.len());
+            let seated = |size| (size as u32, Seated::of(&topology, gpu, size, &places));
+            let seated = sizes.map(seated).collect();
+            Kind { gpu, places, seated }
         };
         let kinds = kinds.into_iter().map(kind).collect();
         Ok(Self { topology, kinds })
@@ -56,16 +59,155 @@ impl Machines {
         self.kinds.iter().map(|kind| (kind.gpu, kind.places.len() as u32)).collect()
     }
 
-    /// Returns the topology, and the places of all GPUs of a type in it.
-    pub(super) fn of_kind(&self, gpu: &Gpu) -> (&Topology, &[usize]) {
+    pub(super) fn topology(&self) -> &Topology {
+        &self.topology
+    }
+
+    /// Returns the topology, and how so many instances are seated, each with those of its GPUs side by
+    /// side that share its layers; `None` if there is no room.
+    pub(super) fn seats(
+        &self,
+        gpu: &Gpu,
+        gpus: u32,
+        tensor: u32,
+        instances: u32,
+    ) -> Option<(&Topology, Vec<Vec<usize>>)> {
+        let topology = &self.topology;
+        let enough = |seated: &&Seated| seated.seating.instances >= instances;
+        let groups = &self.seated(gpu, gpus).iter().find(enough)?.groups;
+        let parted = |group: &Vec<usize>| match parts(topology, group, tensor as usize) {
+            Some(parts) => parts.into_iter().flat_map(|part| part.gpus).collect(),
+            None => group.clone(),
+        };
+        Some((topology, groups.iter().take(instances as usize).map(parted).collect()))
+    }
+
+    fn seated(&self, gpu: &Gpu, gpus: u32) -> &[Seated] {
         let kind = self.kinds.iter().find(|kind| kind.gpu.name == gpu.name);
-        (&self.topology, kind.map_or(&[], |kind| kind.places.as_slice()))
+        let found = kind.and_then(|kind| kind.seated.iter().find(|(size, _)| *size == gpus));
+        found.map_or(&[], |(_, seated)| seated)
     }
 }
 
+impl Seated {
+    /// Seats as many instances as there can be on ways as wide as anywhere, and as many as there can be
+    /// at all, if that is more.
+    fn of(topology: &Topology, gpu: &Gpu, size: usize, places: &[usize]) -> Vec<Self> {
+        let most = places.len() / size;
+        let good =
+            |group: &Group, least: f64| group.gb_per_s >= least && is_even(topology, &group.gpus);
+        let of_many = (places.len() > EXACT).then(|| host_by_host(topology, size, places));
+        let seat = |least: f64| match &of_many {
+            Some(groups) => {
+                let groups: Vec<Group> =
+                    groups.iter().filter(|group| good(group, least)).cloned().collect();
+                (!groups.is_empty()).then_some(groups)
+            }
+            None => (1..=most).rev().find_map(|count| {
+                let groups = topology.disjoint_groups(count, size, places)?;
+                groups.iter().all(|group| good(group, least)).then_some(groups)
+            }),
+        };
+        let widest = match &of_many {
+            Some(groups) => groups.iter().map(|group| group.gb_per_s).fold(0.0, f64::max),
+            None => topology.best_group(size, places).map_or(0.0, |group| group.gb_per_s),
+        };
+        let mut found: Vec<Self> = Vec::new();
+        for groups in [seat(0.999 * widest), seat(0.0)].into_iter().flatten() {
+            if found.last().is_none_or(|known| known.groups.len() < groups.len()) {
+                found.push(Self::new(topology, gpu, groups));
+            }
+        }
+        found
+    }
+
+    fn new(topology: &Topology, gpu: &Gpu, groups: Vec<Group>) -> Self {
+        let groups: Vec<Vec<usize>> = groups.into_iter().map(|group| group.gpus).collect();
+        let size = groups.first().map_or(0, Vec::len);
+        let way = |part: usize| {
+            let of_group = |group: &Vec<usize>| {
+                let parts = parts(topology, group, part)?;
+                parts.iter().map(|part| part.gb_per_s).reduce(f64::min)
+            };
+            let narrowest = groups.iter().map(of_group).reduce(|a, b| Some(a?.min(b?)))??;
+            // What an exchange between nodes takes more is known of the network alone.
+            let usual = Link::among(gpu, part as u32);
+            let narrow = narrowest * 1e9 < gpu.peer_bandwidth();
+            let latency = if narrow { usual.latency } else { Duration::ZERO };
+            Some((part as u32, Link { bytes_per_second: narrowest * 1e9, latency }))
+        };
+        let ways = doublings(2, size).filter_map(way).collect();
+        let seating = Seating { instances: groups.len() as u32, ways };
+        Self { groups, seating }
+    }
+}
+
+/// Returns the groups of `size` GPUs of many machines: within one where it has so many, else of whole
+/// machines that have as many each, those of one rack together.
+fn host_by_host(topology: &Topology, size: usize, places: &[usize]) -> Vec<Group> {
+    let mut hosts: BTreeMap<(Option<&str>, usize), Vec<usize>> = BTreeMap::new();
+    for &gpu in places {
+        let host = topology.gpus()[gpu].host;
+        let rack = topology.hosts()[host].rack.as_deref();
+        hosts.entry((rack, host)).or_default().push(gpu);
+    }
+    let within = hosts.values().filter(|of_host| of_host.len() >= size);
+    let groups: Vec<Group> = within
+        .filter_map(|of_host| topology.disjoint_groups(of_host.len() / size, size, of_host))
+        .flatten()
+        .collect();
+    if !groups.is_empty() {
+        return groups;
+    }
+    let each = hosts.values().map(Vec::len).max().unwrap_or(1);
+    if !size.is_multiple_of(each) {
+        return Vec::new();
+    }
+    let whole: Vec<&Vec<usize>> = hosts.values().filter(|of_host| of_host.len() == each).collect();
+    let together = whole.chunks_exact(size / each);
+    together
+        .map(|hosts| topology.group(&hosts.iter().copied().flatten().copied().collect::<Vec<_>>()))
+        .collect()
+}
+
+/// Returns the powers of two from `from` to `to`.
+fn doublings(from: usize, to: usize) -> impl Iterator<Item = usize> {
+    std::iter::successors(Some(from), |size| size.checked_mul(2))
+        .take_while(move |size| *size <= to)
+}
+
+/// Divides the GPUs of an instance into the best parts of `size`.
+fn parts(topology: &Topology, group: &[usize], size: usize) -> Option<Vec<Group>> {
+    if group.len() > EXACT {
+        let parts = host_by_host(topology, size, group);
+        return (parts.len() * size == group.len()).then_some(parts);
+    }
+    topology.disjoint_groups(group.len() / size.max(1), size, group)
+}
+
+/// Returns whether a group has as many GPUs on every machine that it is on: engines want that.
+fn is_even(topology: &Topology, group: &[usize]) -> bool {
+    let mut counts: BTreeMap<usize, usize> = BTreeMap::new();
+    for &gpu in group {
+        *counts.entry(topology.gpus()[gpu].host).or_default() += 1;
+    }
+    let mut counts = counts.into_values();
+    counts.next().is_none_or(|first| counts.all(|other| other == first))
+}
+
 impl Links for Machines {
-    fn among(&self, gpu: &Gpu, gpus: u32) -> Option<Link> {
-        let kind = self.kinds.iter().find(|kind| kind.gpu.name == gpu.name)?;
-        kind.ways.iter().find(|(size, _)| *size == gpus).map(|(_, link)| *link)
+    fn seatings(&self, gpu: &Gpu, gpus: u32) -> Vec<Seating> {
+        self.seated(gpu, gpus).iter().map(|seated| seated.seating.clone()).collect()
+    }
+
+    fn between(&self, from: &Gpu, to: &Gpu) -> Option<Link> {
+        let places = |gpu: &Gpu| {
+            let kind = self.kinds.iter().find(|kind| kind.gpu.name == gpu.name);
+            kind.map_or(&[][..], |kind| &kind.places)
+        };
+        let pairs = places(from).iter().flat_map(|&a| places(to).iter().map(move |&b| (a, b)));
+        let apart = pairs.filter(|(a, b)| a != b);
+        let narrowest = apart.map(|(a, b)| self.topology.bandwidth(a, b)).reduce(f64::min)?;
+        Some(Link { bytes_per_second: narrowest * 1e9, latency: Duration::from_micros(10) })
     }
 }

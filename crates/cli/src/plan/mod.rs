@@ -184,6 +184,9 @@ pub(crate) fn run(args: &PlanArgs, quiet: bool) -> Result<()> {
         split: args.split,
     };
     let answer = plan(&question)?;
+    if let Some(folder) = &args.emit {
+        deploy::refuse(folder, &answer.plans[0])?;
+    }
     let mut text = tables::shown(args, &answer);
     let mut verified = Vec::new();
     if args.verify {

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use sagellm_parallelism::{Answer, Plan};
 
 use super::PlanArgs;
-use super::tables::{instances, plan_rows};
+use super::tables::{gpus, instances, plan_rows};
 use super::verify::{Verified, rows as verified_rows};
 use crate::html::charts::{Dots, dots, parts};
 use crate::html::{escaped, figure, page};
@@ -92,7 +92,7 @@ fn pareto(answer: &Answer) -> String {
         let says = format!(
             "{} on {}, {} requests each: {:.1} tok/s/user, {:.0} tok/s/GPU, TTFT {:.0} ms, {:.3} $/Mtok",
             instances(plan),
-            plan.gpu,
+            gpus(plan),
             plan.requests,
             plan.tokens_per_s_per_user,
             plan.tokens_per_s_per_gpu,

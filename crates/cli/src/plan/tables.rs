@@ -1,6 +1,6 @@
 //! What the terminal shows of an answer.
 
-use sagellm_parallelism::{Answer, Plan};
+use sagellm_parallelism::{Answer, Objective, Plan};
 
 use super::PlanArgs;
 
@@ -60,7 +60,7 @@ pub(super) fn plan_rows(args: &PlanArgs, answer: &Answer) -> Vec<Vec<String>> {
 }
 
 /// Returns the GPUs of a plan: `8 × H200`, `2 × H100 + 4 × A100`.
-fn gpus(plan: &Plan) -> String {
+pub(super) fn gpus(plan: &Plan) -> String {
     let decode = plan.gpus_per_instance * plan.instances;
     match &plan.prefill {
         Some(prefill) if prefill.gpu != plan.gpu => {
@@ -113,7 +113,7 @@ fn explained(args: &PlanArgs, answer: &Answer) -> String {
             );
         }
         if (&plan.layout, &plan.gpu, &plan.prefill) != (&best.layout, &best.gpu, &best.prefill) {
-            text += &format!("  behind the first: {}\n", behind(best, plan));
+            text += &format!("  behind the first: {}\n", behind(args.objective, best, plan));
         }
     }
     text += "\nPareto front, from the fastest for a request to the most per GPU\n";
@@ -152,13 +152,36 @@ fn prefilling(plan: &Plan) -> Option<String> {
     plan.prefill.as_ref().map(|prefill| prefill.layout.clone())
 }
 
-/// Says what a plan lacks against the best.
-fn behind(best: &Plan, plan: &Plan) -> String {
-    let per_gpu = |plan: &Plan| f64::from(plan.requests) / f64::from(plan.gpus_per_instance);
-    let mut why = vec![format!(
-        "{:.0} % of its requests per second",
-        100.0 * plan.requests_per_s / best.requests_per_s
-    )];
+/// Says what a plan lacks against the best: first in what was to be best.
+fn behind(objective: Objective, best: &Plan, plan: &Plan) -> String {
+    let all = |plan: &Plan| f64::from(plan.requests) * f64::from(plan.instances);
+    let per_gpu = |plan: &Plan| all(plan) / f64::from(plan.gpus);
+    let share = |of: fn(&Plan) -> f64| 100.0 * of(plan) / of(best);
+    let chances = format!(
+        "{:.0} % likely to keep the limits against {:.0} %",
+        100.0 * plan.chance,
+        100.0 * best.chance
+    );
+    let mut why = match objective {
+        Objective::Throughput => {
+            vec![format!("{:.0} % of its tokens per GPU", share(|plan| plan.tokens_per_s_per_gpu))]
+        }
+        Objective::Latency => {
+            vec![format!("{:.0} % of its time to the end", share(|plan| plan.e2e))]
+        }
+        Objective::Cost => {
+            vec![format!("{:.0} % of its dollars per token", share(|plan| plan.usd_per_million))]
+        }
+        Objective::Goodput => {
+            vec![
+                format!("{:.0} % of its requests per second", share(|plan| plan.requests_per_s)),
+                chances,
+            ]
+        }
+    };
+    if (plan.usd_per_hour / best.usd_per_hour - 1.0).abs() > 0.005 {
+        why.push(format!("{:.0} % of its rent", share(|plan| plan.usd_per_hour)));
+    }
     why.push(format!(
         "{:.1} requests at a time per GPU against {:.1}",
         per_gpu(plan),
@@ -172,6 +195,9 @@ fn behind(best: &Plan, plan: &Plan) -> String {
     why.extend(more("between GPUs", own.communication, other.communication));
     why.extend(more("overhead", own.overhead, other.overhead));
     why.extend(more("memory", own.memory, other.memory));
+    if own.bubbles > other.bubbles + 0.03 {
+        why.push(format!("{:.0} % more bubbles", 100.0 * (own.bubbles - other.bubbles)));
+    }
     if plan.gpus < best.gpus {
         why.push(format!("{} GPUs stay idle", best.gpus - plan.gpus));
     }

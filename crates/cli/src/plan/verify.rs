@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use sagellm_engine_model::Transfer;
-use sagellm_parallelism::{Plan, Question};
+use sagellm_parallelism::{Plan, Question, Seating};
 use sagellm_perf::{Gpu, Layout, Picos};
 use sagellm_simulator::study::Study;
 use sagellm_simulator::{EngineSettings, Machine, Pool, Pools, Scenario, Served};
@@ -12,7 +12,7 @@ use sagellm_types::{Seed, Timestamp};
 use sagellm_workload::{Arrivals, Length, Origin, SloClass, Source, Workload, WorkloadConfig};
 use serde::Serialize;
 
-use super::tables::instances;
+use super::tables::{gpus, instances};
 
 /// Requests of a run at the rate that a plan gives in the steady state.
 const REQUESTS: f64 = 4_000.0;
@@ -32,6 +32,8 @@ pub(super) struct Verified {
     per_s: f64,
     /// Share of requests that keep all limits; refused and unfinished ones do not.
     on_time: Option<f64>,
+    /// Share of requests that were answered; the others are longer than engines take, or were refused.
+    answered: f64,
     /// Times in milliseconds.
     ttft_ms: Spread,
     tpot_ms: Spread,
@@ -135,6 +137,9 @@ impl<'t> Trial<'t> {
             *class = SloClass { share: class.share, ..limits.clone() };
         }
         let own = source.mean_rate(&source.at(1.0, Seed(arriving.seed))?);
+        if !(own.is_finite() && own > 0.0) {
+            bail!("--verify: the requests of the trace come all at once, which is no rate");
+        }
         let decode = machines(question, model, plan, &plan.gpu, &plan.layout, plan.instances)?;
         let fleet = match &plan.prefill {
             None => Fleet::Whole(Box::new(Study {
@@ -210,6 +215,7 @@ impl<'t> Trial<'t> {
             |times: &sagellm_monitoring::Distribution| Spread { p50: times.p50, p99: times.p99 };
         Ok(Verified {
             on_time: report.slo.attainment,
+            answered: report.requests.finished as f64 / (report.requests.submitted as f64).max(1.0),
             ttft_ms: spread(&report.ttft_ms),
             tpot_ms: spread(&report.tpot_ms),
             e2e_ms: spread(&report.e2e_ms),
@@ -245,6 +251,7 @@ impl<'t> Trial<'t> {
                 .objectives()
                 .any()
                 .then(|| good.count() as f64 / asked.max(1) as f64),
+            answered: served.len() as f64 / asked.max(1) as f64,
             ttft_ms: spread(&|served| Some(served.ttft)),
             tpot_ms: spread(&|served| served.tpot),
             e2e_ms: spread(&|served| Some(served.e2e)),
@@ -254,10 +261,11 @@ impl<'t> Trial<'t> {
 
     fn empty(&self) -> Verified {
         Verified {
-            plan: format!("{} on {}", instances(self.plan), self.plan.gpu),
+            plan: format!("{} on {}", instances(self.plan), gpus(self.plan)),
             steady_per_s: self.plan.requests_per_s,
             per_s: 0.0,
             on_time: None,
+            answered: 0.0,
             ttft_ms: Spread::default(),
             tpot_ms: Spread::default(),
             e2e_ms: Spread::default(),
@@ -284,7 +292,10 @@ fn machines(
     let fleet = format!("{count}x{}:{layout}", gpu.name);
     let scenario = Scenario::of(model, &fleet, engine);
     let mut machines = scenario.machines(&fleet, question.model)?;
-    let cost = question.cost(gpu, parsed);
+    let known = question.links.map(|links| links.seatings(gpu, parsed.gpus())).unwrap_or_default();
+    let enough = known.into_iter().find(|seating| seating.instances >= count);
+    let seating = enough.unwrap_or(Seating { instances: count, ways: Vec::new() });
+    let cost = question.cost(gpu, parsed, &seating);
     for machine in &mut machines {
         machine.cost = cost.into();
     }
@@ -297,6 +308,7 @@ pub(super) fn rows(verified: &[Verified]) -> Vec<Vec<String>> {
         "",
         "steady req/s",
         "req/s",
+        "answered",
         "on time",
         "TTFT P50 ms",
         "P99",
@@ -313,6 +325,7 @@ pub(super) fn rows(verified: &[Verified]) -> Vec<Vec<String>> {
             found.plan.clone(),
             format!("{:.2}", found.steady_per_s),
             format!("{:.2}", found.per_s),
+            format!("{:.1} %", found.answered * 100.0),
             found.on_time.map_or_else(|| "–".to_owned(), |share| format!("{:.1} %", share * 1e2)),
             figure(found.ttft_ms.p50, 0),
             figure(found.ttft_ms.p99, 0),

@@ -24,7 +24,7 @@ pub(super) struct Engines<'a> {
 /// The share of a GPU's memory that the planner gives to an engine.
 const MEMORY: &str = "0.9";
 /// The port on which ranks of data parallelism on other machines find the first.
-const RANKS_PORT: &str = "13345";
+pub(super) const RANKS_PORT: u16 = 13_345;
 
 impl Engines<'_> {
     /// Returns the words after `vllm` of the part of an instance that runs on its machine number
@@ -93,7 +93,7 @@ impl Engines<'_> {
             let local = here / of_rank;
             words.extend(["--data-parallel-size-local".to_owned(), local.to_string()]);
             words.extend(["--data-parallel-address", head].map(str::to_owned));
-            words.extend(["--data-parallel-rpc-port", RANKS_PORT].map(str::to_owned));
+            words.extend(["--data-parallel-rpc-port".to_owned(), RANKS_PORT.to_string()]);
             let start = part as u32 * local;
             if part > 0 {
                 words.extend(["--data-parallel-start-rank".to_owned(), start.to_string()]);
@@ -135,7 +135,7 @@ pub(super) fn script(seated: &Seated, part: usize, words: &[String]) -> String {
         vec![format!("exec env {} vllm {} {}", set.join(" "), words[0], quoted(&words[1]))];
     for word in &words[2..] {
         match word.starts_with("--") {
-            true => lines.push(format!("  {word}")),
+            true => lines.push(format!("  {}", quoted(word))),
             false => {
                 let last = lines.last_mut().expect("there is a first line");
                 *last += &format!(" {}", quoted(word));

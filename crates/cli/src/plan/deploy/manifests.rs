@@ -75,7 +75,8 @@ fn service(seat: &Seat, words: &[String]) -> Value {
         "network_mode": "host",
         "ipc": "host",
         "restart": "unless-stopped",
-        "command": words,
+        // A dollar is one of compose's own variables.
+        "command": words.iter().map(|word| word.replace('$', "$$")).collect::<Vec<_>>(),
         "volumes": volumes(words),
         "environment": { "HF_HOME": HUB },
         "deploy": { "resources": { "reservations": { "devices": [
@@ -209,6 +210,13 @@ fn pods(engines: &Engines<'_>, instance: &Seated, head: &str, label: &Value) -> 
         "resources": { "limits": { "nvidia.com/gpu": gpus } },
         "volumeMounts": [{ "name": "shm", "mountPath": "/dev/shm" }],
     });
+    let mut volumes = vec![json!({ "name": "shm", "emptyDir": { "medium": "Memory" } })];
+    if engines.weights.starts_with('/') {
+        let mount = json!({ "name": "weights", "mountPath": engines.weights, "readOnly": true });
+        container["volumeMounts"].as_array_mut().expect("a list").push(mount);
+        let path = json!({ "path": engines.weights, "type": "Directory" });
+        volumes.push(json!({ "name": "weights", "hostPath": path }));
+    }
     if count == 1 {
         container["readinessProbe"] =
             json!({ "httpGet": { "path": "/health", "port": PORT }, "periodSeconds": 5 });
@@ -224,10 +232,7 @@ fn pods(engines: &Engines<'_>, instance: &Seated, head: &str, label: &Value) -> 
             "selector": { "matchLabels": label },
             "template": {
                 "metadata": { "labels": label },
-                "spec": {
-                    "containers": [container],
-                    "volumes": [{ "name": "shm", "emptyDir": { "medium": "Memory" } }],
-                },
+                "spec": { "containers": [container], "volumes": volumes },
             },
         },
     }))

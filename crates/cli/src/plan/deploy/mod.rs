@@ -29,6 +29,27 @@ pub(super) struct Wanted<'a> {
     pub(super) extra: Vec<String>,
 }
 
+/// Ports that are not for engines: the gateway's, and that on which ranks find each other.
+const TAKEN: [u16; 2] = [8_080, command::RANKS_PORT];
+
+/// Refuses what could not be written, before anything else is done.
+///
+/// # Errors
+/// If the folder holds something, or the plan cannot be served.
+pub(super) fn refuse(folder: &Path, plan: &Plan) -> Result<()> {
+    if plan.prefill.is_some() {
+        bail!(
+            "--emit: the best plan computes prompts apart, and `sagellm serve` does not hand keys and \
+             values over yet; --split never plans without"
+        );
+    }
+    let holds = |folder: &Path| folder.read_dir().is_ok_and(|mut files| files.next().is_some());
+    if folder.exists() && (!folder.is_dir() || holds(folder)) {
+        bail!("--emit: {} is there already: expected a new or an empty folder", folder.display());
+    }
+    Ok(())
+}
+
 /// Writes into `folder` what starts a plan; returns what was written.
 ///
 /// # Errors
@@ -40,12 +61,6 @@ pub(super) fn emit(
     wanted: &Wanted<'_>,
     machines: Option<&Machines>,
 ) -> Result<String> {
-    if plan.prefill.is_some() {
-        bail!(
-            "--emit: the best plan computes prompts apart, and `sagellm serve` does not hand keys and \
-             values over yet; --split never plans without"
-        );
-    }
     let layout: Layout = plan.layout.parse()?;
     let engines = Engines {
         plan,
@@ -57,6 +72,14 @@ pub(super) fn emit(
         extra: wanted.extra.clone(),
     };
     let seated = place::seat(plan, machines, wanted.port)?;
+    if let Some(taken) = seated.iter().find(|instance| TAKEN.contains(&instance.port)) {
+        bail!(
+            "--engine-port {}: {} would have port {}, which the gateway or the ranks of an engine take",
+            wanted.port,
+            taken.name,
+            taken.port
+        );
+    }
     let mut files: Vec<(String, String)> = Vec::new();
     for instance in &seated {
         let head = &instance.seats[0].host;
@@ -94,7 +117,11 @@ pub(super) fn emit(
 /// Returns what engines load.
 fn weights(model: &ModelSpec, wanted: &Wanted<'_>) -> Result<String> {
     if let Some(weights) = wanted.weights {
-        return Ok(weights.to_owned());
+        // A folder is named from wherever the engine is started.
+        return match Path::new(weights).is_dir() {
+            true => Ok(std::path::absolute(weights)?.display().to_string()),
+            false => Ok(weights.to_owned()),
+        };
     }
     if wanted.model.ends_with(".json") {
         let path = std::path::absolute(wanted.model)?;
@@ -136,10 +163,10 @@ fn quantization(model: &ModelSpec, wanted: &Wanted<'_>) -> Result<Option<&'stati
 /// Returns the longest context that engines allow: the model's, or half of what fits into a rank.
 fn max_model_len(question: &Question<'_>, plan: &Plan, layout: Layout) -> u64 {
     let Question { model, workload, engine, .. } = question;
-    if engine.max_model_len > 0 {
-        return u64::from(engine.max_model_len);
-    }
     let longest = workload.prompt + workload.cached + workload.output;
+    if engine.max_model_len > 0 {
+        return u64::from(engine.max_model_len).max(longest as u64);
+    }
     let fits = plan.kv_tokens / u64::from(layout.data.max(1)) / 2;
     u64::from(model.max_context).min(fits).max(longest as u64)
 }
@@ -158,8 +185,7 @@ fn registered(
         nodes.iter().all(|node| *node == first).then_some(first)
     });
     let rack = machines.and_then(|machines| {
-        let (topology, _) = machines.of_kind(gpu);
-        topology.hosts().iter().find(|known| known.name == seat.host)?.rack.clone()
+        machines.topology().hosts().iter().find(|known| known.name == seat.host)?.rack.clone()
     });
     Ok(ExecutionInstance {
         gpu_type: Some(gpu.name.clone()),

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 use sagellm_parallelism::Plan;
-use sagellm_perf::Gpu;
+use sagellm_perf::{Gpu, Layout};
 use sagellm_topology::{Distance, Topology};
 
 use crate::plan::machines::Machines;
@@ -44,30 +44,26 @@ pub(super) fn seat(
 ) -> Result<Vec<Seated>> {
     let (size, count) = (plan.gpus_per_instance, plan.instances);
     let gpu = Gpu::named(&plan.gpu)?;
+    let layout: Layout = plan.layout.parse()?;
     let (seats, topology) = match machines {
         Some(machines) => {
-            let (topology, places) = machines.of_kind(gpu);
-            let Some(groups) = topology.disjoint_groups(count as usize, size as usize, places)
-            else {
+            let seats = machines.seats(gpu, size, layout.tensor, count);
+            let Some((topology, groups)) = seats else {
                 bail!("there are no {count} disjoint groups of {size} GPUs");
             };
-            let groups: Vec<Vec<usize>> = groups.into_iter().map(|group| group.gpus).collect();
             let seats = groups.iter().map(|gpus| on_hosts(topology, gpus)).collect();
             (seats, Some((topology, groups)))
         }
         None => (in_order(gpu, size, count), None),
     };
+    // They become names of files and services.
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    let mut hosts = seats.iter().flatten().map(|seat: &Seat| &seat.host);
+    if let Some(odd) = hosts.find(|host| !host.chars().all(plain) || host.starts_with('.')) {
+        bail!("host `{odd}`: expected letters, digits, `-`, `_` and `.`");
+    }
     let mut seated: Vec<Seated> = Vec::new();
     for (place, seats) in seats.into_iter().enumerate() {
-        let uneven = |seat: &Seat| seat.gpus.len() != seats[0].gpus.len();
-        if seats.iter().any(uneven) {
-            let hosts: Vec<&str> = seats.iter().map(|seat| seat.host.as_str()).collect();
-            bail!(
-                "an instance of {size} GPUs would have unequal parts on {}: engines want as many on each \
-                 machine",
-                hosts.join(", ")
-            );
-        }
         let here = |other: &&Seated| other.seats[0].host == seats[0].host;
         let before = seated.iter().filter(here).count();
         let port = first_port.saturating_add(u16::try_from(before).unwrap_or(u16::MAX));
@@ -111,7 +107,7 @@ fn on_hosts(topology: &Topology, gpus: &[usize]) -> Vec<Seat> {
 
 /// Seats instances in order on machines of the usual size.
 fn in_order(gpu: &Gpu, size: u32, count: u32) -> Vec<Vec<Seat>> {
-    let node = gpu.node.max(1);
+    let node = gpu.per_host();
     let whole = size.div_ceil(node);
     let per_node = (node / size).max(1);
     let hosts = if size > node { whole * count } else { count.div_ceil(per_node) };
