@@ -177,9 +177,9 @@ fn fifo_serves_in_the_order_of_arrival_even_after_a_failure() {
     check(
         &named("fifo"),
         &[Answer::Urgency],
-        "a:H100 b:L4 c:L4 d:H100 e:H100 f:H100 e:L4 h:H100 i:H100 j:H100 f:L4 k:H100
-         l:H100 m:H100 n:H100 o:H100 p:H100 q:H100 r:H100 s:H100 t:H100 u:L4 v:H100
-         w:H100 x:H100",
+        "a:H100 b:L4 c:L4 d:H100 e:H100 f:H100 e:L4 h:H100 i:H100 j:H100 k:H100 f:L4
+         l:H100 m:H100 n:H100 o:H100 p:H100 q:H100 r:H100 s:H100 t:H100 u:H100 v:H100
+         w:L4 x:H100",
     );
 }
 
@@ -188,9 +188,9 @@ fn priority_serves_urgent_levels_first() {
     check(
         &named("priority"),
         &[Answer::Urgency],
-        "a:H100 b:L4 c:L4 d:H100 f:H100 g:H100 f:L4 k:H100 i:H100 j:H100 h:L4 e:H100
-         l:H100 m:H100 p:L4 n:H100 r:H100 w:H100 u:H100 s:H100 v:H100 o:H100 t:H100 q:L4
-         x:H100",
+        "a:H100 b:L4 c:L4 d:H100 f:H100 g:H100 f:L4 k:H100 i:H100 j:H100 h:H100 e:L4
+         l:H100 m:H100 r:H100 w:L4 p:H100 u:H100 n:H100 s:H100 v:H100 o:H100 t:H100
+         q:H100 x:H100",
     );
 }
 
@@ -200,7 +200,7 @@ fn slo_aware_serves_the_least_slack_first_where_it_can_be_met() {
         &named("slo_aware"),
         &[Answer::Urgency, Answer::Narrow],
         "a:H100 b:H100 c:L4 d:L4 h:H100 e:H100 k:L4 i:H100 f:H100 j:H100 e:L4 l:H100
-         m:H100 n:H100 s:L4 v:H100 t:H100 x:H100 p:H100 w:H100 o:H100 u:H100 q:H100
+         m:H100 n:H100 v:H100 s:L4 t:H100 p:H100 x:H100 w:H100 o:H100 u:H100 q:H100
          r:H100 h:L4",
     );
 }
@@ -211,7 +211,7 @@ fn cost_optimized_prefers_cheap_instances_that_keep_the_promise() {
         &named("cost_optimized"),
         &[Answer::Urgency, Answer::Narrow],
         "a:H100 b:H100 c:L4 d:L4 h:H100 e:H100 k:L4 i:H100 f:H100 j:H100 e:L4 l:H100
-         m:H100 n:H100 s:L4 v:H100 t:H100 x:H100 p:H100 w:H100 o:H100 u:H100 q:H100
+         m:H100 n:H100 v:H100 s:L4 t:H100 p:H100 x:H100 w:H100 o:H100 u:H100 q:H100
          r:H100 h:L4",
     );
 }
@@ -223,7 +223,7 @@ fn adaptive_does_what_the_pressure_asks_for() {
         &StrategyConfig::Adaptive(quick),
         &[Answer::Urgency, Answer::Narrow],
         "a:H100 b:H100 c:L4 d:L4 h:H100 e:H100 [priority] f:L4 k:H100 i:H100 j:H100 h:L4
-         l:H100 [slo_aware] m:H100 n:H100 s:L4 v:H100 t:H100 x:H100 p:H100 w:H100 o:H100
-         u:H100 e:L4 q:H100 r:H100",
+         l:H100 [slo_aware] m:H100 n:H100 v:H100 s:L4 t:H100 p:H100 x:H100 w:H100 o:H100
+         u:H100 q:H100 e:L4 r:H100",
     );
 }

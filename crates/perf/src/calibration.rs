@@ -48,7 +48,7 @@ factors! {
     ExpertLayer = "expert_layer_us", 15.0;
     /// Microseconds per sequence and step: sampling, detokenising, streaming.
     Sequence = "sequence_us", 8.0;
-    /// Microseconds per all-reduce.
+    /// Microseconds per all-reduce of two GPUs.
     AllReduce = "all_reduce_us", 8.0;
     /// Moving the bytes of an all-reduce.
     AllReduceBytes = "all_reduce_bytes", 1.6;

@@ -162,7 +162,8 @@ impl OperatorCost {
             activations: layers * hidden * FLOWS / bandwidth,
             exchange: reduced * hidden * 2.0 * ring / fabric.tensor.bytes_per_second
                 + expert_layers * hidden * sent / fabric.expert.bytes_per_second,
-            exchanges: if many { reduced } else { 0.0 } + gathered,
+            // The price is that of two GPUs; each doubling of their number adds half of it.
+            exchanges: if many { reduced * (0.5 + 0.5 * tensor.log2()) } else { 0.0 } + gathered,
             floor: expert_layers * trip
                 + if many { reduced * fabric.tensor.latency.as_secs_f64() } else { 0.0 },
             hop: hidden * 2.0 / fabric.stage.bytes_per_second,

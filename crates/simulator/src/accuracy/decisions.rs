@@ -66,6 +66,8 @@ struct Point {
     measured: (f64, f64),
     predicted: (f64, f64),
     interval: Interval,
+    /// How likely all requests find room.
+    room: f64,
 }
 
 impl Point {
@@ -187,13 +189,13 @@ impl<'p> Case<'p> {
         own.map(|point| self.regret(point)).fold(1.0, f64::min)
     }
 
-    /// Returns the point whose value times its chance to keep the limits is largest.
+    /// Returns the point whose value times its chance to keep the limits and to find room is largest.
     fn choice(&self, guess: impl Fn(&Point) -> Guess) -> &'p Point {
         let hoped = |point: &Point| {
             let (predicted, ttft, tpot) = guess(point);
             let first = Interval::chance(ttft, predicted.0, TTFT_LIMIT_MS);
             let each = Interval::chance(tpot, predicted.1, self.limit);
-            point.value(predicted, self.output) * first * each
+            point.value(predicted, self.output) * first * each * point.room
         };
         let most = self.points.iter().max_by(|a, b| hoped(a).total_cmp(&hoped(b)));
         most.expect("at least two points qualify")
@@ -253,6 +255,9 @@ pub fn decide(rows: &[Measured]) -> Decisions {
                 replay.model(),
                 replay.gpu(),
                 row.batch_size as u32,
+            ),
+            room: Interval::room(
+                row.batch_size * 0.9 * (row.isl + 0.5 * row.osl) / replay.kv_tokens() as f64,
             ),
         });
     }
@@ -352,7 +357,7 @@ mod tests {
             gpu.expect("known"),
             Layout::tensor(tensor as u32),
         );
-        Point { tensor, clients, gpus: tensor, measured, predicted: measured, interval }
+        Point { tensor, clients, gpus: tensor, measured, predicted: measured, interval, room: 1.0 }
     }
 
     /// TP2 gives the most in the long run, TP4 where tokens must come fast; 64 clients wait too long.
