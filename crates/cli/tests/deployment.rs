@@ -135,6 +135,34 @@ fn an_instance_over_two_machines_is_started_in_two_parts() {
 }
 
 #[test]
+fn types_of_gpus_have_machines_of_their_own() {
+    let folder = folder("types");
+    let question = "--model qwen3-32b --gpus 4xH100,4xA100";
+    emit(&folder, question).expect("it fits");
+    let listed = instances(&folder);
+    let of = |gpu: &str| -> Vec<&toml::Table> {
+        listed.iter().filter(|instance| instance["gpu_type"].as_str() == Some(gpu)).collect()
+    };
+    let (fast, slow) = (of("H100"), of("A100-80GB"));
+    assert!(!fast.is_empty() && !slow.is_empty() && fast.len() + slow.len() == listed.len());
+    assert!(fast.iter().all(|instance| instance["host"].as_str() == Some("node-0")));
+    assert!(slow.iter().all(|instance| instance["host"].as_str() == Some("node-1")));
+    for (place, instance) in listed.iter().enumerate() {
+        let (gpus, words) = words(&folder, &format!("engine-{place}.sh"));
+        let count = instance["gpu_count"].as_integer().expect("a number");
+        assert_eq!(gpus.len() as i64, count);
+        let seats = instance["max_concurrent_requests"].to_string();
+        assert_eq!(after(&words, "--max-num-seqs"), Some(seats.as_str()));
+    }
+    let kubernetes = documents(&folder.join("kubernetes.yaml"));
+    let pods: Vec<_> = kubernetes.iter().filter(|part| part["kind"] == "StatefulSet").collect();
+    for (pods, instance) in pods.iter().zip(&listed) {
+        let label = &pods["spec"]["template"]["spec"]["nodeSelector"]["sagellm/gpu"];
+        assert_eq!(label.as_str(), instance["gpu_type"].as_str());
+    }
+}
+
+#[test]
 fn ranks_on_another_machine_find_the_first() {
     let folder = folder("ranks");
     emit(&folder, "--model deepseek-v3 --gpus 16xH100 --strategy ep").expect("it fits");

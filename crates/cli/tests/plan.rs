@@ -73,8 +73,36 @@ fn plans_are_tried_on_arrivals() {
 }
 
 #[test]
+fn types_of_gpus_share_the_traffic_and_are_tried_together() {
+    let asked =
+        [&QUESTION[..], &["--gpus", "4xH100,4xA100", "--slo", "ttft=2s,tpot=50ms"]].concat();
+    let shown = good(&[&asked[..], &["--explain"]].concat());
+    for part in ["4 × H100 + 4 × A100-80GB", "× tp2 + 1 × tp4", "behind the first", "KV tokens"]
+    {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+    let json = good(&[&asked[..], &["--verify", "--verify-top", "1", "--json", "-"]].concat());
+    let answer: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    let (both, alone) = (&answer["plans"][0], &answer["plans"][1]);
+    assert!(both["requests_per_s"].as_f64() > alone["requests_per_s"].as_f64(), "{both}");
+    assert_eq!((&both["beside"][0]["gpu"], &both["gpus"]), (&"A100-80GB".into(), &8.into()));
+    assert!(alone.get("beside").is_none(), "{alone}");
+    let tried = &answer["verified"][0];
+    assert!(tried["on_time"].as_f64().expect("limits are set") >= 0.9, "{tried}");
+    // More than either type gives alone is served by both.
+    let much = good(&[&asked[..], &["--rate", "4.5"]].concat());
+    assert!(much.contains("H100 + ") && much.lines().count() == 3, "{much}");
+}
+
+#[test]
 fn questions_without_an_answer_say_what_would_do() {
     let with = |more: &[&'static str]| [&QUESTION[..], more].concat();
+    fails(&with(&["--gpus", "8xH200", "--layout", "tp3"]), "3 GPUs do not divide its 64 heads");
+    fails(
+        &with(&["--gpus", "8xH200", "--layout", "tp16"]),
+        "tp16 takes 16 GPUs of one type: there are 8",
+    );
+    fails(&with(&["--gpus", "8xH200", "--layout", "8"]), "expected tpT, then ppP, dpD and ep");
     fails(&with(&["--gpus", "8xH300"]), "unknown GPU `H300`");
     fails(&with(&["--gpus", "H200"]), "expected NxGPU, such as 8xH200");
     fails(&with(&["--gpus", "0xH200"]), "there is no GPU");

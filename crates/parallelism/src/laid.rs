@@ -7,7 +7,7 @@ use sagellm_types::ParallelismType;
 
 use crate::plan::Rejected;
 use crate::question::{PlanError, Question};
-use crate::strategy::supported_strategies;
+use crate::strategy::{kind_of, supported_strategies};
 
 /// A layout that fits.
 pub(crate) struct Laid<'a> {
@@ -113,6 +113,10 @@ impl Obstacles {
 impl Question<'_> {
     /// Returns the legal layouts of the strategies that are asked, over at most `count` GPUs.
     fn layouts(&self, gpu: &Gpu, count: u32) -> Vec<(ParallelismType, Layout)> {
+        if let Some(layout) = self.layout {
+            let fitting = layout.gpus() <= count;
+            return fitting.then_some((kind_of(layout), layout)).into_iter().collect();
+        }
         let wanted = |kind| self.hint.is_none_or(|hint| hint == kind);
         let asked = supported_strategies().into_iter().filter(|strategy| wanted(strategy.kind()));
         let proposed = asked.flat_map(|strategy| {
@@ -142,13 +146,14 @@ impl Question<'_> {
 
     /// Returns the smallest fleet of the same GPUs that would do.
     fn enough(&self) -> String {
+        let any = Question { layout: None, ..self.clone() };
         /// More GPUs than are worth telling of.
         const MOST: u32 = 512;
         let enough = self.gpus.iter().filter_map(|(gpu, _)| {
             let larger = std::iter::successors(Some(1_u32), |count| count.checked_mul(2));
             let fits = |count: &u32| {
-                let layouts = self.layouts(gpu, *count);
-                layouts.iter().any(|(_, layout)| self.fits(gpu, *layout).is_ok())
+                let layouts = any.layouts(gpu, *count);
+                layouts.iter().any(|(_, layout)| any.fits(gpu, *layout).is_ok())
             };
             let found = larger.take_while(|count| *count <= MOST).find(fits)?;
             Some((found, gpu.name.clone()))

@@ -21,6 +21,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod front;
 mod laid;
 mod plan;
 mod point;
@@ -28,6 +29,7 @@ mod question;
 mod search;
 mod split;
 mod strategy;
+mod together;
 
 pub use plan::{
     Answer, ParallelismConfig, Plan, PlanInterval, Prefill, Rejected, auto_optimize,
@@ -37,7 +39,7 @@ pub use question::{
     Demand, EngineLimits, Limits, Links, Objective, PlanError, Question, Seating, Split, Workload,
 };
 pub use strategy::{
-    Data, Expert, Hybrid, ParallelismStrategy, Pipeline, Tensor, supported_strategies,
+    Data, Expert, Hybrid, ParallelismStrategy, Pipeline, Tensor, sizes, supported_strategies,
 };
 
 #[cfg(doctest)]

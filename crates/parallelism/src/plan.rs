@@ -10,8 +10,8 @@ use crate::search::search;
 /// An operating point of a layout: so many requests at a time on each instance.
 ///
 /// Where prompts have instances of their own, `layout`, `instances`, `requests` and what is said of
-/// steps and KV tokens are those of the instances that decode; `gpus` and what is given and paid are
-/// those of all.
+/// steps and KV tokens are those of the instances that decode; where GPUs of other types share the
+/// traffic, those of the first type. `gpus`, times and what is given and paid are those of all.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Plan {
     /// Which strategy proposed the layout.
@@ -32,6 +32,9 @@ pub struct Plan {
     pub max_num_batched_tokens: u32,
     /// The instances that compute prompts, if they have their own.
     pub prefill: Option<Prefill>,
+    /// The instances on GPUs of other types that share the traffic, each type with its own figures.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub beside: Vec<Self>,
     /// Seconds to the first token, in the mean.
     pub ttft: f64,
     /// Seconds per output token after the first.
@@ -58,8 +61,16 @@ pub struct Plan {
     pub prompts: f64,
     /// What 80 % of runs on real engines like this took, as multiples of these times.
     pub interval: PlanInterval,
-    /// How likely it keeps the limits, by that; 1 without limits.
+    /// How likely it keeps the limits, by that and by the room that its KV cache leaves; 1 without limits.
     pub chance: f64,
+}
+
+impl Plan {
+    /// Returns the plan of each type of GPU that shares the traffic: layouts and instances; the first one's
+    /// figures are those of all together.
+    pub fn parts(&self) -> impl Iterator<Item = &Self> {
+        std::iter::once(self).chain(&self.beside)
+    }
 }
 
 /// The instances that compute prompts and hand their keys and values over.
@@ -107,8 +118,10 @@ pub struct Answer {
     /// The best operating point of each layout, and of each layout that decodes what others have
     /// prefilled; the best first.
     pub plans: Vec<Plan>,
-    /// Operating points of which none is better in both tokens per second and GPU and tokens per second
-    /// and request, from the fastest to the one that gives the most.
+    /// Operating points of which none is better in all of tokens per second and GPU, tokens per second and
+    /// request, dollars per token and time to first token, from the fastest for a request to the slowest.
+    /// What differs by less than 3 % counts as equal; of the instances that prefill, the fewest and the
+    /// most are looked at.
     pub front: Vec<Plan>,
     /// Layouts that do not fit or do not keep the limits.
     pub rejected: Vec<Rejected>,

@@ -41,6 +41,8 @@ pub(crate) struct Times {
     pub(crate) tpot: f64,
     /// How far off the two may be.
     pub(crate) interval: PlanInterval,
+    /// The share of the KV cache that requests fill.
+    pub(crate) filled: f64,
 }
 
 impl Point {
@@ -53,7 +55,7 @@ impl Point {
         prefill: Option<(usize, u32)>,
         (per_s, gpus, usd_per_hour): (f64, u32, f64),
     ) -> Self {
-        let Times { ttft, tpot, interval } = *times;
+        let Times { ttft, tpot, interval, filled } = *times;
         let output = question.workload.output;
         let rest = (output - 1.0).max(0.0) * tpot;
         let e2e = ttft + rest;
@@ -65,7 +67,9 @@ impl Point {
         let limits = &question.limits;
         let chance = keeps(interval.ttft, ttft, limits.ttft)
             * keeps(interval.tpot, tpot, limits.tpot)
-            * keeps((whole(|ends| ends.0), whole(|ends| ends.1)), e2e, limits.e2e);
+            * keeps((whole(|ends| ends.0), whole(|ends| ends.1)), e2e, limits.e2e)
+            // Who finds no room waits for its first token.
+            * limits.ttft.or(limits.e2e).map_or(1.0, |_| Interval::room(filled));
         Self {
             laid,
             instances,
@@ -161,6 +165,7 @@ impl Point {
             requests: self.requests,
             max_num_batched_tokens,
             prefill,
+            beside: Vec::new(),
             ttft: self.ttft,
             tpot: self.tpot,
             e2e: self.e2e,
@@ -170,7 +175,7 @@ impl Point {
             usd_per_million: self.usd_per_million,
             usd_per_hour: self.usd_per_hour,
             kv_tokens,
-            kv_free: (1.0 - steady.running * context / kv_tokens as f64).max(0.0),
+            kv_free: (1.0 - laid.filled(question, self.requests, self.budget)).max(0.0),
             decode: laid.cost.shares(steady.running, context),
             prompts: steady.prompts,
             interval,
@@ -185,6 +190,12 @@ impl Laid<'_> {
         let fitting = self.budgets[budget].1 as f64 / question.workload.context();
         let seats = f64::from(question.engine.max_num_seqs) * f64::from(self.layout.data);
         fitting.min(seats).max(1.0) as u32
+    }
+
+    /// Returns the share of its KV cache that so many requests at a time fill.
+    pub(crate) fn filled(&self, question: &Question<'_>, requests: u32, budget: usize) -> f64 {
+        let running = requests.min(self.seats(question, budget));
+        f64::from(running) * question.workload.context() / self.budgets[budget].1 as f64
     }
 
     /// Returns what an instance gives with so many requests at a time; of those whose prompts others
@@ -215,6 +226,13 @@ impl Laid<'_> {
             rounds: f64::INFINITY,
         };
         Steady::of(&self.cost, &limits, &load)
+    }
+
+    /// Returns whether decode steps alone break the limit, with so many requests and with any more: fewer
+    /// than one for each stage of each rank may take longer than more, which share the stages.
+    pub(crate) fn too_slow(&self, question: &Question<'_>, requests: u32, steady: &Steady) -> bool {
+        let filled = requests >= self.layout.pipeline * self.layout.data;
+        filled && question.limits.tpot.is_some_and(|limit| steady.decode > limit)
     }
 
     /// Returns how far its times may be off with so many requests at a time.

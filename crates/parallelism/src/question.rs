@@ -30,6 +30,8 @@ pub struct Question<'a> {
     pub links: Option<&'a dyn Links>,
     /// The only strategy that is asked, if one is wanted (the seed's `parallelism_hint`).
     pub hint: Option<ParallelismType>,
+    /// The only layout that is asked, if one is wanted.
+    pub layout: Option<Layout>,
     /// Whether prompts may be computed by instances of their own.
     pub split: Split,
 }
@@ -48,6 +50,7 @@ impl<'a> Question<'a> {
             demand: Demand::default(),
             links: None,
             hint: None,
+            layout: None,
             split: Split::default(),
         }
     }
@@ -280,6 +283,16 @@ pub enum PlanError {
         "no machines hold an instance that the model fits into: engines want as many GPUs on each"
     )]
     Apart,
+    /// The layout that is asked takes more GPUs than there are.
+    #[error("{layout} takes {gpus} GPUs of one type: there are {most}")]
+    TooWide {
+        /// The layout.
+        layout: Layout,
+        /// Its GPUs.
+        gpus: u32,
+        /// The most that there are of one type.
+        most: u32,
+    },
     /// Prompts were to have instances of their own, and there are not enough GPUs for two.
     #[error(
         "no two instances fit beside each other: a split needs one that prefills and one that decodes"
@@ -334,6 +347,14 @@ impl Question<'_> {
     pub(crate) fn validate(&self) -> Result<(), PlanError> {
         if self.gpus.iter().all(|(_, count)| *count == 0) {
             return Err(PlanError::NoGpu);
+        }
+        if let Some(layout) = self.layout {
+            layout.check(self.model).map_err(PlanError::Illegal)?;
+            let most = self.gpus.iter().map(|(_, count)| *count).max().unwrap_or(0);
+            let gpus = layout.gpus();
+            if gpus > most {
+                return Err(PlanError::TooWide { layout, gpus, most });
+            }
         }
         let (Workload { prompt, cached, output }, limits) = (self.workload, &self.limits);
         let tokens = "a number of tokens from 1 to 10000000";

@@ -1,24 +1,26 @@
 //! The search: every legal layout that fits, at every number of requests that keeps the limits.
 //!
-//! A decode step grows with the number of requests, and no request gets its tokens faster: where a step
-//! alone breaks the limit, larger numbers are not looked at. (The time to first token does not only grow:
+//! A decode step grows with the number of requests, once there is one for each stage of each rank, and no
+//! request gets its tokens faster: where a step alone breaks the limit, larger numbers are not looked at. (The time to first token does not only grow:
 //! experts that decodes read anyway cost a prompt less.) That leaves the answer as it is: a property test
 //! compares it with the exhaustive search.
 
 use sagellm_perf::Layout;
 
+use crate::front::Front;
 use crate::laid::{Laid, Obstacles, lay_out};
 use crate::plan::{Answer, Plan, Rejected};
 use crate::point::{Point, Times};
 use crate::question::{PlanError, Question, Split};
 use crate::split;
+use crate::together::{self, Unit};
 
 /// What has been found so far.
 pub(crate) struct Found<'q, 'a> {
     pub(crate) question: &'q Question<'a>,
     /// Whether numbers of requests are skipped that cannot be good.
     pub(crate) prune: bool,
-    front: Vec<Point>,
+    pub(crate) front: Front,
     /// Operating points computed.
     pub(crate) points: usize,
     /// The most requests per second within the limits.
@@ -42,22 +44,18 @@ impl Found<'_, '_> {
         keeps
     }
 
-    /// Takes note of a point that keeps the limits and gives enough; it may be the best so far.
+    /// Takes note of a point that keeps the limits and gives enough; it may be the best so far, and on
+    /// the front.
     pub(crate) fn good(&mut self, point: Point, best: &mut Option<Point>) {
+        self.front.add(point, self.question);
+        self.better(point, best);
+    }
+
+    /// Takes note of a point that may be the best so far.
+    pub(crate) fn better(&self, point: Point, best: &mut Option<Point>) {
         if best.is_none_or(|best| point.order(&best, self.question).is_lt()) {
             *best = Some(point);
         }
-        // The front is kept from the fastest to the one that gives the most.
-        let faster = self.front.partition_point(|other| other.per_user > point.per_user);
-        let next = self.front.get(faster);
-        let equal = next.is_some_and(|other| other.per_user == point.per_user);
-        let at_least = self.front[..faster + usize::from(equal)].last();
-        if at_least.is_some_and(|other| other.per_gpu >= point.per_gpu) {
-            return;
-        }
-        let worse = self.front[faster..].iter().take_while(|other| other.per_gpu <= point.per_gpu);
-        let end = faster + worse.count();
-        self.front.splice(faster..end, [point]);
     }
 }
 
@@ -69,26 +67,30 @@ pub(crate) fn search(question: &Question<'_>, prune: bool) -> Result<Answer, Pla
         return Err(obstacles.told(question));
     }
     let least = (f64::INFINITY, f64::INFINITY, f64::INFINITY);
-    let front = Vec::new();
+    let front = Front::default();
     let mut found = Found { question, prune, front, points: 0, most: 0.0, least };
-    let mut best: Vec<Point> = Vec::new();
+    let (mut best, mut units): (Vec<Point>, Vec<Unit>) = (Vec::new(), Vec::new());
     if question.split != Split::Only {
         for (place, one) in laid.iter().enumerate() {
-            best.extend(whole(&mut found, one, place, &mut rejected));
+            best.extend(whole(&mut found, one, place, &mut units, &mut rejected));
         }
     }
     if question.split != Split::Never {
         best.extend(split::pairs(&mut found, &laid));
     }
-    if best.is_empty() {
+    best.sort_by(|a, b| a.order(b, question));
+    let together = together::together(question, &laid, &units, best.first());
+    if best.is_empty() && together.is_none() {
         let (ttft, tpot, e2e_s) = found.least;
         return Err(match question.demand.requests_per_s {
-            Some(wanted) if found.most > 0.0 => PlanError::TooFew { wanted, most: found.most },
+            Some(wanted) if found.most > 0.0 => {
+                let most = found.most.max(together::most(question, &laid, &units));
+                PlanError::TooFew { wanted, most }
+            }
             _ if ttft.is_infinite() => PlanError::NoRoomToSplit,
             _ => PlanError::OutOfReach { ttft_ms: ttft * 1e3, tpot_ms: tpot * 1e3, e2e_s },
         });
     }
-    best.sort_by(|a, b| a.order(b, question));
     // Of a layout that can be seated in several ways, the best.
     let mut known: Vec<(usize, Layout, bool)> = Vec::new();
     best.retain(|point| {
@@ -102,8 +104,8 @@ pub(crate) fn search(question: &Question<'_>, prune: bool) -> Result<Answer, Pla
         points.iter().map(|point| point.plan(question, &laid)).collect()
     };
     Ok(Answer {
-        plans: plans(&best),
-        front: plans(&found.front),
+        plans: together.into_iter().chain(plans(&best)).collect(),
+        front: plans(&found.front.into_points()),
         rejected,
         layouts: laid.len(),
         points: found.points,
@@ -122,16 +124,18 @@ fn whole(
     found: &mut Found<'_, '_>,
     laid: &Laid<'_>,
     place: usize,
+    units: &mut Vec<Unit>,
     rejected: &mut Vec<Rejected>,
 ) -> Option<Point> {
     let question = found.question;
     let (mut best, mut broken): (Option<Point>, Option<Point>) = (None, None);
-    let mut short: Option<Point> = None;
+    let (mut short, mut unit): (Option<Point>, Option<Unit>) = (None, None);
     for budget in 0..laid.budgets.len() {
         for requests in grid(laid.seats(question, budget)) {
             let steady = laid.steady(question, requests, budget, false);
             let interval = laid.interval(question, requests);
-            let times = Times { ttft: steady.ttft, tpot: steady.tpot, interval };
+            let filled = laid.filled(question, requests, budget);
+            let times = Times { ttft: steady.ttft, tpot: steady.tpot, interval, filled };
             let of = |instances: u32| {
                 let all = f64::from(instances);
                 let given =
@@ -141,10 +145,15 @@ fn whole(
             let point = of(laid.instances);
             if !found.seen(&point) {
                 broken = broken.or(Some(point));
-                if found.prune && question.limits.tpot.is_some_and(|limit| steady.decode > limit) {
+                if found.prune && laid.too_slow(question, requests, &steady) {
                     break;
                 }
                 continue;
+            }
+            let one = Unit { times, point: of(1) };
+            let worth = |unit: &Unit| Unit::worth(question, &unit.point);
+            if unit.is_none_or(|known| worth(&one) > worth(&known)) {
+                unit = Some(one);
             }
             let instances = match question.demand.requests_per_s {
                 None => laid.instances,
@@ -159,6 +168,7 @@ fn whole(
             found.good(of(instances), &mut best);
         }
     }
+    units.extend(unit);
     if best.is_none() {
         // What comes nearest is told: too little of it, or what breaks a limit.
         let why = match (short, broken) {

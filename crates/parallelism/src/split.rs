@@ -4,7 +4,7 @@
 //! prefilling ones compute the prompts as they come at random, and every request waits for its keys and
 //! values to be read. More prefilling instances shorten that wait and give nothing else: so the fewest
 //! that keep the limits are looked at (best by GPU and by dollar) and the most that there are (the
-//! shortest times), and none between.
+//! shortest times), and none between. The front holds no others either.
 
 use std::time::Duration;
 
@@ -125,8 +125,7 @@ fn loads(found: &Found<'_, '_>, decode: &Laid<'_>) -> Vec<Load> {
         // A read begins with a step, and its end is seen at the end of another.
         let first = steady.ttft + 0.5 * steady.decode;
         loads.push(Load { requests, first, tpot, per_s });
-        let over = |limit: f64| steady.decode > limit;
-        if found.prune && found.question.limits.tpot.is_some_and(over) {
+        if found.prune && decode.too_slow(found.question, requests, &steady) {
             break;
         }
     }
@@ -151,8 +150,17 @@ impl Pair<'_, '_> {
                 break;
             }
             if !found.prune {
-                for prefill in 1..=most {
-                    self.note(found, point(prefill), best);
+                let mut good = (1..=most).filter(|prefill| {
+                    let point = point(*prefill);
+                    let good = found.seen(&point) && self.enough(question, &point);
+                    if good {
+                        found.better(point, best);
+                    }
+                    good
+                });
+                let ends = (good.next(), good.last());
+                for prefill in [ends.0, ends.1].into_iter().flatten() {
+                    found.good(point(prefill), best);
                 }
                 continue;
             }
@@ -177,10 +185,15 @@ impl Pair<'_, '_> {
         if !found.seen(&point) {
             return false;
         }
-        if found.question.demand.requests_per_s.is_none_or(|wanted| point.per_s >= wanted) {
+        if self.enough(found.question, &point) {
             found.good(point, best);
         }
         true
+    }
+
+    /// Returns whether a point gives what is demanded.
+    fn enough(&self, question: &Question<'_>, point: &Point) -> bool {
+        question.demand.requests_per_s.is_none_or(|wanted| point.per_s >= wanted)
     }
 
     /// Returns how many prefilling instances there may be beside so many that decode.
@@ -210,7 +223,8 @@ impl Pair<'_, '_> {
         let per_s = load.per_s * n_decode;
         let each = per_s / n_prefill;
         let ttft = self.prompts.ttft(each) + read + load.first;
-        let times = Times { ttft, tpot: load.tpot, interval };
+        let filled = decode.filled(question, load.requests, 0);
+        let times = Times { ttft, tpot: load.tpot, interval, filled };
         let gpus = prefill.layout.gpus() * prefilling + decode.layout.gpus() * decoding;
         let hour = prefill.usd_per_hour() * n_prefill + decode.usd_per_hour() * n_decode;
         Point::new(

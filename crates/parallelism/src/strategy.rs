@@ -43,15 +43,27 @@ pub fn supported_strategies() -> [&'static dyn ParallelismStrategy; 5] {
     [&Tensor, &Pipeline, &Data, &Expert, &Hybrid]
 }
 
-/// Returns the powers of two from `from` to `to`.
-fn doublings(from: u32, to: u32) -> impl Iterator<Item = u32> + Clone {
-    std::iter::successors(Some(from), |size| size.checked_mul(2))
-        .take_while(move |size| *size <= to)
+/// Returns the sizes into which `gpus` GPUs are divided, ascending: powers of two, and whatever divides
+/// their number. (Others leave some idle, and most models cannot be cut so.)
+pub fn sizes(gpus: u32) -> Vec<u32> {
+    (1..=gpus).filter(|size| size.is_power_of_two() || gpus.is_multiple_of(*size)).collect()
 }
 
 /// Returns the sizes of tensor parallelism inside of the domain of the fastest links.
 fn tensor_sizes(gpu: &Gpu, gpus: u32) -> impl Iterator<Item = u32> + Clone {
-    doublings(1, gpus.min(gpu.node))
+    sizes(gpus).into_iter().filter(|size| *size <= gpu.node)
+}
+
+/// Returns which strategy proposes a layout.
+pub(crate) fn kind_of(layout: Layout) -> ParallelismType {
+    let Layout { tensor, pipeline, data, expert } = layout;
+    match [tensor > 1, pipeline > 1, data > 1] {
+        [_, false, false] | [false, false, true] if expert => ParallelismType::ExpertParallel,
+        [_, false, false] => ParallelismType::TensorParallel,
+        [false, true, false] if !expert => ParallelismType::PipelineParallel,
+        [false, false, true] => ParallelismType::DataParallel,
+        _ => ParallelismType::Hybrid,
+    }
 }
 
 fn legal(model: &ModelSpec, layouts: impl Iterator<Item = Layout>) -> Vec<Layout> {
@@ -78,7 +90,7 @@ impl ParallelismStrategy for Pipeline {
 
     fn layouts(&self, model: &ModelSpec, _: &Gpu, gpus: u32) -> Vec<Layout> {
         let staged = |pipeline| Layout { pipeline, ..Layout::tensor(1) };
-        legal(model, doublings(2, gpus).map(staged))
+        legal(model, sizes(gpus).into_iter().skip(1).map(staged))
     }
 }
 
@@ -89,7 +101,7 @@ impl ParallelismStrategy for Data {
 
     fn layouts(&self, model: &ModelSpec, _: &Gpu, gpus: u32) -> Vec<Layout> {
         let ranks = |data| Layout { data, ..Layout::tensor(1) };
-        legal(model, doublings(2, gpus).map(ranks))
+        legal(model, sizes(gpus).into_iter().skip(1).map(ranks))
     }
 }
 
@@ -102,7 +114,7 @@ impl ParallelismStrategy for Expert {
         let spread = |tensor| Layout { expert: true, ..Layout::tensor(tensor) };
         let ranks = |data| Layout { data, expert: true, ..Layout::tensor(1) };
         let cut = tensor_sizes(gpu, gpus).skip(1).map(spread);
-        legal(model, cut.chain(doublings(2, gpus).map(ranks)))
+        legal(model, cut.chain(sizes(gpus).into_iter().skip(1).map(ranks)))
     }
 }
 
@@ -112,10 +124,11 @@ impl ParallelismStrategy for Hybrid {
     }
 
     fn layouts(&self, model: &ModelSpec, gpu: &Gpu, gpus: u32) -> Vec<Layout> {
-        let sizes = || doublings(1, gpus);
+        let sizes = sizes(gpus);
+        let sizes = &sizes;
         let all = tensor_sizes(gpu, gpus).flat_map(|tensor| {
-            sizes().flat_map(move |pipeline| {
-                sizes().flat_map(move |data| {
+            sizes.iter().flat_map(move |&pipeline| {
+                sizes.iter().flat_map(move |&data| {
                     let of = move |expert| Layout { tensor, pipeline, data, expert };
                     [of(false), of(true)]
                 })
@@ -156,6 +169,26 @@ mod tests {
             written(&Hybrid, "qwen3-30b-a3b", "H100", 4),
             "tp1pp2dp2 tp1pp2dp2ep tp2dp2 tp2dp2ep tp2pp2 tp2pp2ep"
         );
+    }
+
+    #[test]
+    fn numbers_that_are_no_powers_of_two_are_divided_evenly() {
+        assert_eq!(sizes(12), [1, 2, 3, 4, 6, 8, 12]);
+        assert_eq!((sizes(0), sizes(1), sizes(7)), (vec![], vec![1], vec![1, 2, 4, 7]));
+        assert!(written(&Hybrid, "llama-3.1-70b", "H100", 12).contains("tp4pp3"));
+        assert_eq!(written(&Tensor, "qwen2.5-7b", "H100", 7), "tp1 tp2 tp4", "4 key-value heads");
+    }
+
+    #[test]
+    fn a_layout_is_of_the_strategy_that_proposes_it() {
+        for model in ["llama-3.1-8b", "qwen3-30b-a3b", "deepseek-v3"] {
+            for strategy in supported_strategies() {
+                for layout in written(strategy, model, "H200", 12).split_whitespace() {
+                    let layout = layout.parse().expect("as written");
+                    assert_eq!(kind_of(layout), strategy.kind(), "{layout}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use sagellm_parallelism::{Links, Seating};
+use sagellm_parallelism::{Links, Seating, sizes};
 use sagellm_perf::{Gpu, Link};
 use sagellm_topology::{EXACT, Group, Topology};
 
@@ -20,7 +20,7 @@ struct Kind {
     gpu: &'static Gpu,
     /// Which of the topology's GPUs they are.
     places: Vec<usize>,
-    /// How instances of each size that is a power of two are seated, the widest first.
+    /// How instances of each size are seated, the widest first.
     seated: Vec<(u32, Vec<Seated>)>,
 }
 
@@ -46,9 +46,8 @@ impl Machines {
             }
         }
         let kind = |(gpu, places): (&'static Gpu, Vec<usize>)| {
-            let sizes = doublings(1, places.len());
-            let seated = |size| (size as u32, Seated::of(&topology, gpu, size, &places));
-            let seated = sizes.map(seated).collect();
+            let seated = |size| (size, Seated::of(&topology, gpu, size as usize, &places));
+            let seated = sizes(places.len() as u32).into_iter().map(seated).collect();
             Kind { gpu, places, seated }
         };
         let kinds = kinds.into_iter().map(kind).collect();
@@ -136,7 +135,8 @@ impl Seated {
             let latency = if narrow { usual.latency } else { Duration::ZERO };
             Some((part as u32, Link { bytes_per_second: narrowest * 1e9, latency }))
         };
-        let ways = doublings(2, size).filter_map(way).collect();
+        let parts = (2..=size).filter(|part| size.is_multiple_of(*part));
+        let ways = parts.filter_map(way).collect();
         let seating = Seating { instances: groups.len() as u32, ways };
         Self { groups, seating }
     }
@@ -168,12 +168,6 @@ fn host_by_host(topology: &Topology, size: usize, places: &[usize]) -> Vec<Group
     together
         .map(|hosts| topology.group(&hosts.iter().copied().flatten().copied().collect::<Vec<_>>()))
         .collect()
-}
-
-/// Returns the powers of two from `from` to `to`.
-fn doublings(from: usize, to: usize) -> impl Iterator<Item = usize> {
-    std::iter::successors(Some(from), |size| size.checked_mul(2))
-        .take_while(move |size| *size <= to)
 }
 
 /// Divides the GPUs of an instance into the best parts of `size`.

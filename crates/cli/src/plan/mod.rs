@@ -13,7 +13,7 @@ use clap::Args;
 use sagellm_parallelism::{
     Answer, Demand, EngineLimits, Limits, Links, Objective, Question, Split, Workload, plan,
 };
-use sagellm_perf::Gpu;
+use sagellm_perf::{Gpu, Layout};
 use sagellm_simulator::model;
 use sagellm_topology::Topology;
 use sagellm_types::ParallelismType;
@@ -27,9 +27,9 @@ use verify::{Arriving, Verified, verify};
 
 /// Lay a model over GPUs, under limits and a price
 ///
-/// Every layout in powers of two that vLLM would load (tensor, pipeline, data and expert parallelism,
-/// and several at once) and that fits into memory, at numbers of requests that keep the limits. Times are those of
-/// a steady load: docs/PLANNING.md says what that leaves out.
+/// Every layout that vLLM would load (tensor, pipeline, data and expert parallelism, and several at once;
+/// in powers of two and in what divides the number of GPUs) and that fits into memory, at numbers of requests
+/// that keep the limits. Times are those of a steady load: docs/PLANNING.md says what that leaves out.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
 Examples:
@@ -94,6 +94,9 @@ pub(crate) struct PlanArgs {
     /// Only layouts of one kind: tp, pp, dp, ep or hybrid
     #[arg(long, value_name = "KIND", value_parser = kind)]
     strategy: Option<ParallelismType>,
+    /// Only this layout: tp4, tp2pp2, tp1dp8ep
+    #[arg(long, value_name = "LAYOUT", conflicts_with = "strategy")]
+    layout: Option<Layout>,
     /// How many layouts are shown
     #[arg(long, value_name = "NUMBER", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..))]
     top: u16,
@@ -181,6 +184,7 @@ pub(crate) fn run(args: &PlanArgs, quiet: bool) -> Result<()> {
         demand: Demand { requests_per_s: args.rate, usd_per_hour: args.budget },
         links: machines.as_ref().map(|machines| machines as &dyn Links),
         hint: args.strategy,
+        layout: args.layout,
         split: args.split,
     };
     let answer = plan(&question)?;

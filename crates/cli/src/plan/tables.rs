@@ -41,8 +41,8 @@ pub(super) fn plan_rows(args: &PlanArgs, answer: &Answer) -> Vec<Vec<String>> {
             (place + 1).to_string(),
             gpus(plan),
             instances(plan),
-            format!("{} each", plan.requests),
-            plan.max_num_batched_tokens.to_string(),
+            format!("{} each", joined(plan, |part| part.requests.to_string())),
+            joined(plan, |part| part.max_num_batched_tokens.to_string()),
             format!("{:.0}", plan.ttft * 1e3),
             format!("{:.1}", plan.tpot * 1e3),
             format!("{:.2}", plan.requests_per_s),
@@ -61,84 +61,52 @@ pub(super) fn plan_rows(args: &PlanArgs, answer: &Answer) -> Vec<Vec<String>> {
 
 /// Returns the GPUs of a plan: `8 × H200`, `2 × H100 + 4 × A100`.
 pub(super) fn gpus(plan: &Plan) -> String {
-    let decode = plan.gpus_per_instance * plan.instances;
-    match &plan.prefill {
-        Some(prefill) if prefill.gpu != plan.gpu => {
-            let prefilling = prefill.gpus_per_instance * prefill.instances;
-            format!("{prefilling} × {} + {decode} × {}", prefill.gpu, plan.gpu)
+    let mut kinds: Vec<(&str, u32)> = Vec::new();
+    let mut add = |gpu, count| match kinds.iter_mut().find(|(known, _)| *known == gpu) {
+        Some((_, known)) => *known += count,
+        None => kinds.push((gpu, count)),
+    };
+    for part in plan.parts() {
+        if let Some(prefill) = &part.prefill {
+            add(&prefill.gpu, prefill.gpus_per_instance * prefill.instances);
         }
-        _ => format!("{} × {}", plan.gpus, plan.gpu),
+        add(&part.gpu, part.gpus_per_instance * part.instances);
     }
+    let each = kinds.iter().map(|(gpu, count)| format!("{count} × {gpu}"));
+    each.collect::<Vec<_>>().join(" + ")
 }
 
-/// Returns the instances of a plan: `4 × tp2`; `3 × tp1 → 1 × tp4` where the first prefill.
+/// Returns the instances of a plan: `4 × tp2`; `3 × tp1 → 1 × tp4` where the first prefill; `2 × tp4 +
+/// 4 × tp2` where GPUs of several types share the traffic.
 pub(super) fn instances(plan: &Plan) -> String {
-    let decode = format!("{} × {}", plan.instances, plan.layout);
-    match &plan.prefill {
+    joined(plan, of_type)
+}
+
+/// Returns the instances of one type of GPU.
+fn of_type(part: &Plan) -> String {
+    let decode = format!("{} × {}", part.instances, part.layout);
+    match &part.prefill {
         Some(prefill) => format!("{} × {} → {decode}", prefill.instances, prefill.layout),
         None => decode,
     }
 }
 
+/// Returns what is said of each type of GPU of a plan.
+fn joined(plan: &Plan, of: impl Fn(&Plan) -> String) -> String {
+    plan.parts().map(of).collect::<Vec<_>>().join(" + ")
+}
+
 fn explained(args: &PlanArgs, answer: &Answer) -> String {
-    let percent = |share: f64| format!("{:.0} %", share * 100.0);
     let best = &answer.plans[0];
     let mut text = String::new();
-    for plan in answer.plans.iter().take(usize::from(args.top)) {
-        let shares = &plan.decode;
-        text += &format!(
-            "\n{}: decode steps are {} arithmetic, {} memory, {} between GPUs, {} overhead{}; prompts take {} of the time\n  {} KV tokens per instance, {} of them free; 80 % of runs like it took {:.2} to {:.2} times this TTFT and {:.2} to {:.2} times this TPOT\n",
-            instances(plan),
-            percent(shares.compute),
-            percent(shares.memory),
-            percent(shares.communication),
-            percent(shares.overhead),
-            match plan.layout.contains("pp") {
-                true => format!(", {} of the stages' time bubbles", percent(shares.bubbles)),
-                false => String::new(),
-            },
-            percent(plan.prompts),
-            plan.kv_tokens,
-            percent(plan.kv_free),
-            plan.interval.ttft.0,
-            plan.interval.ttft.1,
-            plan.interval.tpot.0,
-            plan.interval.tpot.1,
-        );
-        if let Some(prefill) = &plan.prefill {
-            text += &format!(
-                "  prompts keep their instances busy for {} of the time; keys and values of one take {:.1} ms to where it is decoded\n",
-                percent(prefill.busy),
-                prefill.transfer * 1e3,
-            );
-        }
-        if (&plan.layout, &plan.gpu, &plan.prefill) != (&best.layout, &best.gpu, &best.prefill) {
+    for (place, plan) in answer.plans.iter().take(usize::from(args.top)).enumerate() {
+        text += &plan.parts().map(made_of).collect::<String>();
+        if place > 0 {
             text += &format!("  behind the first: {}\n", behind(args.objective, best, plan));
         }
     }
-    text += "\nPareto front, from the fastest for a request to the most per GPU\n";
-    for (place, plan) in answer.front.iter().enumerate() {
-        // Of points of one layout in a row, the first and the last say enough.
-        let same = |other: Option<&Plan>| {
-            other.is_some_and(|other| {
-                let layout =
-                    |plan: &Plan| (plan.gpu.clone(), plan.layout.clone(), prefilling(plan));
-                layout(other) == layout(plan)
-            })
-        };
-        let before = place.checked_sub(1).and_then(|before| answer.front.get(before));
-        if same(before) && same(answer.front.get(place + 1)) {
-            continue;
-        }
-        text += &format!(
-            "  {:>6.1} tok/s/user  {:>7.0} tok/s/GPU  {} on {}, {} requests each\n",
-            plan.tokens_per_s_per_user,
-            plan.tokens_per_s_per_gpu,
-            instances(plan),
-            gpus(plan),
-            plan.requests
-        );
-    }
+    text += "\nPareto front: what no other point beats in all four figures\n";
+    text += &crate::simulate::aligned(&front_rows(answer));
     if !answer.rejected.is_empty() {
         text += "\nNot taken\n";
     }
@@ -148,14 +116,78 @@ fn explained(args: &PlanArgs, answer: &Answer) -> String {
     text
 }
 
-fn prefilling(plan: &Plan) -> Option<String> {
-    plan.prefill.as_ref().map(|prefill| prefill.layout.clone())
+/// Says of what the times of one type of GPU are made, and how sure they are.
+fn made_of(part: &Plan) -> String {
+    let percent = |share: f64| format!("{:.0} %", share * 100.0);
+    let shares = &part.decode;
+    let mut text = format!(
+        "\n{}: decode steps are {} arithmetic, {} memory, {} between GPUs, {} overhead{}; prompts take {} of the time\n  {} KV tokens per instance, {} of them free; 80 % of runs like it took {:.2} to {:.2} times this TTFT and {:.2} to {:.2} times this TPOT\n",
+        of_type(part),
+        percent(shares.compute),
+        percent(shares.memory),
+        percent(shares.communication),
+        percent(shares.overhead),
+        match part.layout.contains("pp") {
+            true => format!(", {} of the stages' time bubbles", percent(shares.bubbles)),
+            false => String::new(),
+        },
+        percent(part.prompts),
+        part.kv_tokens,
+        percent(part.kv_free),
+        part.interval.ttft.0,
+        part.interval.ttft.1,
+        part.interval.tpot.0,
+        part.interval.tpot.1,
+    );
+    if let Some(prefill) = &part.prefill {
+        text += &format!(
+            "  prompts keep their instances busy for {} of the time; keys and values of one take {:.1} ms to where it is decoded\n",
+            percent(prefill.busy),
+            prefill.transfer * 1e3,
+        );
+    }
+    text
+}
+
+/// Returns the heads of a table, and a row for each layout of the front: from its fastest point to the one
+/// that gives the most.
+pub(super) fn front_rows(answer: &Answer) -> Vec<Vec<String>> {
+    let mut layouts: Vec<(String, Vec<&Plan>)> = Vec::new();
+    for plan in &answer.front {
+        let prefill = plan.prefill.as_ref().map(|prefill| format!("{} → ", prefill.layout));
+        let name = format!("{}{} on {}", prefill.unwrap_or_default(), plan.layout, plan.gpu);
+        match layouts.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, points)) => points.push(plan),
+            None => layouts.push((name, vec![plan])),
+        }
+    }
+    let heads = ["", "points", "requests each", "tok/s/user", "tok/s/GPU", "TTFT ms", "$/Mtok"];
+    let mut rows = vec![heads.map(str::to_owned).to_vec()];
+    for (name, points) in layouts {
+        let range = |of: fn(&Plan) -> f64, digits: usize| {
+            let (first, last) = (of(points[0]), of(points[points.len() - 1]));
+            match points.len() {
+                1 => format!("{first:.digits$}"),
+                _ => format!("{first:.digits$} … {last:.digits$}"),
+            }
+        };
+        rows.push(vec![
+            name,
+            points.len().to_string(),
+            range(|plan| f64::from(plan.requests), 0),
+            range(|plan| plan.tokens_per_s_per_user, 1),
+            range(|plan| plan.tokens_per_s_per_gpu, 0),
+            range(|plan| plan.ttft * 1e3, 0),
+            range(|plan| plan.usd_per_million, 2),
+        ]);
+    }
+    rows
 }
 
 /// Says what a plan lacks against the best: first in what was to be best.
 fn behind(objective: Objective, best: &Plan, plan: &Plan) -> String {
-    let all = |plan: &Plan| f64::from(plan.requests) * f64::from(plan.instances);
-    let per_gpu = |plan: &Plan| all(plan) / f64::from(plan.gpus);
+    let of = |part: &Plan| f64::from(part.requests) * f64::from(part.instances);
+    let per_gpu = |plan: &Plan| plan.parts().map(of).sum::<f64>() / f64::from(plan.gpus);
     let share = |of: fn(&Plan) -> f64| 100.0 * of(plan) / of(best);
     let chances = format!(
         "{:.0} % likely to keep the limits against {:.0} %",

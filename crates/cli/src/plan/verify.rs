@@ -140,7 +140,11 @@ impl<'t> Trial<'t> {
         if !(own.is_finite() && own > 0.0) {
             bail!("--verify: the requests of the trace come all at once, which is no rate");
         }
-        let decode = machines(question, model, plan, &plan.gpu, &plan.layout, plan.instances)?;
+        let mut decode = Vec::new();
+        for part in plan.parts() {
+            let (gpu, layout) = (&part.gpu, &part.layout);
+            decode.extend(machines(question, model, part, gpu, layout, part.instances)?);
+        }
         let fleet = match &plan.prefill {
             None => Fleet::Whole(Box::new(Study {
                 machines: decode,
@@ -298,6 +302,9 @@ fn machines(
     let cost = question.cost(gpu, parsed, &seating);
     for machine in &mut machines {
         machine.cost = cost.into();
+        // Another type has machines of its own.
+        let host = machine.spec.machine_id.take();
+        machine.spec.machine_id = host.map(|host| format!("{}-{host}", gpu.name));
     }
     Ok(machines)
 }

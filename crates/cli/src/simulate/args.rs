@@ -161,12 +161,17 @@ impl SimulateArgs {
 
 /// Gives every class these objectives.
 pub(crate) fn set_objectives(classes: &mut [SloClass], text: &str) -> Result<()> {
+    let mut known: Vec<&str> = Vec::new();
     for part in text.split(',') {
         let wrong = || {
             format!("--slo `{part}`: expected ttft=TIME, tpot=TIME or e2e=TIME, TIME as 2s or 25ms")
         };
         let (name, time) = part.trim().split_once('=').with_context(wrong)?;
         let millis = Some(millis(time).with_context(wrong)?);
+        if known.contains(&name) {
+            bail!("--slo: {name} is there twice");
+        }
+        known.push(name);
         for class in &mut *classes {
             match name {
                 "ttft" => class.ttft_ms = millis,
@@ -201,6 +206,8 @@ mod tests {
         );
         let error = set_objectives(&mut [SloClass::default()], "ttft=2").expect_err("no unit");
         assert!(error.to_string().contains("TIME as 2s or 25ms"), "{error}");
+        let error = set_objectives(&mut [SloClass::default()], "ttft=2s,ttft=1s").expect_err("two");
+        assert!(error.to_string().contains("ttft is there twice"), "{error}");
         assert!(matches!("strategy=all".parse(), Ok(Axis::Strategies(all)) if all.len() == 5));
         let unknown = "strategy=fastest".parse::<Axis>().expect_err("unknown");
         assert!(unknown.contains("known are: fifo"), "{unknown}");

@@ -17,6 +17,8 @@ pub(super) struct Engines<'a> {
     pub(super) served: String,
     pub(super) quantization: Option<&'static str>,
     pub(super) max_model_len: u64,
+    /// Whether there are engines on GPUs of other types.
+    pub(super) mixed: bool,
     /// Further words.
     pub(super) extra: Vec<String>,
 }

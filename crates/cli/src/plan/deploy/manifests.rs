@@ -14,15 +14,15 @@ const VLLM: &str = "vllm/vllm-openai:v0.32.0";
 const SAGELLM: &str = "sagellm:latest";
 /// Where engines keep what they have fetched.
 const HUB: &str = "/huggingface";
+/// The label that says which GPUs a node has, where a plan uses several types.
+const GPU_LABEL: &str = "sagellm/gpu";
 /// The port of engines that have an address of their own.
 const PORT: u16 = 8_000;
 
 /// Returns a file for each machine: its engines, and on the first the gateway.
-pub(super) fn compose(engines: &Engines<'_>, seated: &[Seated]) -> Result<Vec<(String, String)>> {
+pub(super) fn compose(started: &[(&Engines<'_>, &Seated)]) -> Result<Vec<(String, String)>> {
     let mut hosts: Vec<&str> = Vec::new();
-    let all =
-        || seated.iter().flat_map(|instance| instance.seats.iter().map(move |s| (instance, s)));
-    for (_, seat) in all() {
+    for seat in started.iter().flat_map(|(_, instance)| &instance.seats) {
         if !hosts.contains(&seat.host.as_str()) {
             hosts.push(&seat.host);
         }
@@ -30,7 +30,7 @@ pub(super) fn compose(engines: &Engines<'_>, seated: &[Seated]) -> Result<Vec<(S
     let mut files = Vec::new();
     for host in &hosts {
         let mut services = serde_json::Map::new();
-        for instance in seated {
+        for (engines, instance) in started {
             let head = &instance.seats[0].host;
             for (part, seat) in instance.seats.iter().enumerate().filter(|(_, s)| s.host == *host) {
                 let words = engines.words(&unbound(instance), part, head, instance.port)?;
@@ -95,13 +95,12 @@ fn volumes(words: &[String]) -> Vec<String> {
 
 /// Returns a manifest: a set of pods for each instance, and the gateway with its settings.
 pub(super) fn kubernetes(
-    engines: &Engines<'_>,
-    seated: &[Seated],
+    started: &[(&Engines<'_>, &Seated)],
     listed: &[ExecutionInstance],
 ) -> Result<(String, String)> {
     let mut parts: Vec<Value> = Vec::new();
     let mut own = Vec::new();
-    for (instance, listed) in seated.iter().zip(listed) {
+    for ((engines, instance), listed) in started.iter().zip(listed) {
         let name = &instance.name;
         let head = format!("{name}-0.{name}");
         own.push(ExecutionInstance {
@@ -169,6 +168,12 @@ pub(super) fn kubernetes(
     let mut text = format!(
         "# kubectl apply -f kubernetes.yaml. {SAGELLM}: an image with the program sagellm on its path.\n"
     );
+    if let Some((engines, _)) = started.iter().find(|(engines, _)| engines.mixed) {
+        let gpu = &engines.plan.gpu;
+        text += &format!(
+            "# Nodes say which GPUs they have: kubectl label node NAME {GPU_LABEL}={gpu}\n"
+        );
+    }
     for part in parts {
         text += "---\n";
         text += &serde_yaml_ng::to_string(&part)?;
@@ -221,6 +226,10 @@ fn pods(engines: &Engines<'_>, instance: &Seated, head: &str, label: &Value) -> 
         container["readinessProbe"] =
             json!({ "httpGet": { "path": "/health", "port": PORT }, "periodSeconds": 5 });
     }
+    let mut spec = json!({ "containers": [container], "volumes": volumes });
+    if engines.mixed {
+        spec["nodeSelector"] = json!({ GPU_LABEL: engines.plan.gpu });
+    }
     Ok(json!({
         "apiVersion": "apps/v1",
         "kind": "StatefulSet",
@@ -232,7 +241,7 @@ fn pods(engines: &Engines<'_>, instance: &Seated, head: &str, label: &Value) -> 
             "selector": { "matchLabels": label },
             "template": {
                 "metadata": { "labels": label },
-                "spec": { "containers": [container], "volumes": volumes },
+                "spec": spec,
             },
         },
     }))

@@ -61,17 +61,25 @@ pub(super) fn emit(
     wanted: &Wanted<'_>,
     machines: Option<&Machines>,
 ) -> Result<String> {
-    let layout: Layout = plan.layout.parse()?;
-    let engines = Engines {
-        plan,
-        layout,
-        weights: weights(question.model, wanted)?,
-        served: served(wanted.model)?,
-        quantization: quantization(question.model, wanted)?,
-        max_model_len: max_model_len(question, plan, layout),
-        extra: wanted.extra.clone(),
-    };
-    let seated = place::seat(plan, machines, wanted.port)?;
+    let mut seated: Vec<Seated> = Vec::new();
+    let mut engines: Vec<Engines<'_>> = Vec::new();
+    for part in plan.parts() {
+        let layout: Layout = part.layout.parse()?;
+        let own = place::seat(part, machines, wanted.port, &seated)?;
+        let of_part = Engines {
+            plan: part,
+            layout,
+            weights: weights(question.model, wanted)?,
+            served: served(wanted.model)?,
+            quantization: quantization(question.model, wanted)?,
+            max_model_len: max_model_len(question, part, layout),
+            mixed: !plan.beside.is_empty(),
+            extra: wanted.extra.clone(),
+        };
+        engines.extend(vec![of_part; own.len()]);
+        seated.extend(own);
+    }
+    let started: Vec<(&Engines<'_>, &Seated)> = engines.iter().zip(&seated).collect();
     if let Some(taken) = seated.iter().find(|instance| TAKEN.contains(&instance.port)) {
         bail!(
             "--engine-port {}: {} would have port {}, which the gateway or the ranks of an engine take",
@@ -81,7 +89,7 @@ pub(super) fn emit(
         );
     }
     let mut files: Vec<(String, String)> = Vec::new();
-    for instance in &seated {
+    for (engines, instance) in &started {
         let head = &instance.seats[0].host;
         for part in 0..instance.seats.len() {
             let words = engines.words(&instance.seats, part, head, instance.port)?;
@@ -92,16 +100,16 @@ pub(super) fn emit(
             files.push((name, command::script(instance, part, &words)));
         }
     }
-    let listed: Vec<ExecutionInstance> = seated
+    let listed: Vec<ExecutionInstance> = started
         .iter()
-        .map(|instance| {
+        .map(|(engines, instance)| {
             let at = (instance.seats[0].host.clone(), instance.port);
-            registered(&engines, instance, at, machines)
+            registered(engines, instance, at, machines)
         })
         .collect::<Result<_>>()?;
     files.push(("sagellm.toml".to_owned(), settings(&listed)?));
-    files.extend(manifests::compose(&engines, &seated)?);
-    files.push(manifests::kubernetes(&engines, &seated, &listed)?);
+    files.extend(manifests::compose(&started)?);
+    files.push(manifests::kubernetes(&started, &listed)?);
     std::fs::create_dir_all(folder)
         .with_context(|| format!("cannot create {}", folder.display()))?;
     let mut text = format!("\nWritten to {}\n", folder.display());

@@ -31,9 +31,9 @@ pub(super) struct Seat {
 /// The address of the only machine, where its name is not known.
 pub(super) const LOOPBACK: &str = "127.0.0.1";
 
-/// Seats the instances of a plan: where machines are known, in groups that are disjoint and as well
-/// joined as can be; else in order, none of them over two machines that one would hold. Those of a
-/// machine have the ports from `first_port` on.
+/// Seats the instances of a plan on one type of GPU beside those of `seated`, that are on others: where
+/// machines are known, in groups that are disjoint and as well joined as can be; else in order, none of
+/// them over two machines that one would hold. Those of a machine have the ports from `first_port` on.
 ///
 /// # Errors
 /// If they cannot be seated.
@@ -41,6 +41,7 @@ pub(super) fn seat(
     plan: &Plan,
     machines: Option<&Machines>,
     first_port: u16,
+    seated: &[Seated],
 ) -> Result<Vec<Seated>> {
     let (size, count) = (plan.gpus_per_instance, plan.instances);
     let gpu = Gpu::named(&plan.gpu)?;
@@ -54,7 +55,7 @@ pub(super) fn seat(
             let seats = groups.iter().map(|gpus| on_hosts(topology, gpus)).collect();
             (seats, Some((topology, groups)))
         }
-        None => (in_order(gpu, size, count), None),
+        None => (in_order(gpu, size, count, hosts(seated), plan.beside.is_empty()), None),
     };
     // They become names of files and services.
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
@@ -62,22 +63,28 @@ pub(super) fn seat(
     if let Some(odd) = hosts.find(|host| !host.chars().all(plain) || host.starts_with('.')) {
         bail!("host `{odd}`: expected letters, digits, `-`, `_` and `.`");
     }
-    let mut seated: Vec<Seated> = Vec::new();
+    let name = |place: usize| format!("engine-{}", seated.len() + place);
+    let mut own: Vec<Seated> = Vec::new();
     for (place, seats) in seats.into_iter().enumerate() {
         let here = |other: &&Seated| other.seats[0].host == seats[0].host;
-        let before = seated.iter().filter(here).count();
+        let before = seated.iter().chain(&own).filter(here).count();
         let port = first_port.saturating_add(u16::try_from(before).unwrap_or(u16::MAX));
-        seated.push(Seated { name: format!("engine-{place}"), port, seats, peers: Vec::new() });
+        own.push(Seated { name: name(place), port, seats, peers: Vec::new() });
     }
     if let Some((topology, groups)) = topology {
-        for (a, own) in groups.iter().enumerate() {
+        for (a, group) in groups.iter().enumerate() {
             let near =
-                |&b: &usize| b != a && topology.distance(own, &groups[b]) == Distance::Linked;
-            seated[a].peers =
-                (0..groups.len()).filter(near).map(|b| format!("engine-{b}")).collect();
+                |&b: &usize| b != a && topology.distance(group, &groups[b]) == Distance::Linked;
+            own[a].peers = (0..groups.len()).filter(near).map(name).collect();
         }
     }
-    Ok(seated)
+    Ok(own)
+}
+
+/// Returns how many machines are taken.
+fn hosts(seated: &[Seated]) -> u32 {
+    let all = seated.iter().flat_map(|instance| &instance.seats).map(|seat| &seat.host);
+    all.collect::<std::collections::BTreeSet<_>>().len() as u32
 }
 
 /// Groups GPUs by their machine.
@@ -105,15 +112,15 @@ fn on_hosts(topology: &Topology, gpus: &[usize]) -> Vec<Seat> {
     seats.into_iter().map(seat).collect()
 }
 
-/// Seats instances in order on machines of the usual size.
-fn in_order(gpu: &Gpu, size: u32, count: u32) -> Vec<Vec<Seat>> {
+/// Seats instances in order on machines of the usual size, that come after `taken` others.
+fn in_order(gpu: &Gpu, size: u32, count: u32, taken: u32, alone: bool) -> Vec<Vec<Seat>> {
     let node = gpu.per_host();
     let whole = size.div_ceil(node);
     let per_node = (node / size).max(1);
     let hosts = if size > node { whole * count } else { count.div_ceil(per_node) };
     let host = |place: u32| match hosts {
-        1 => LOOPBACK.to_owned(),
-        _ => format!("node-{place}"),
+        1 if taken == 0 && alone => LOOPBACK.to_owned(),
+        _ => format!("node-{}", taken + place),
     };
     let seats = |instance: u32| match size > node {
         true => (0..whole)
