@@ -121,7 +121,7 @@ fn pareto(answer: &Answer) -> String {
         "tok/s/user",
         &[
             series("Pareto front", "--a", true, 2.5, &mut line.into_iter()),
-            series("with a shorter TTFT", "--d", false, 2.0, &mut beside.into_iter()),
+            series("better in TTFT or price", "--d", false, 2.0, &mut beside.into_iter()),
             series("the best of each layout", "--b", false, 4.0, &mut rest.iter()),
             series("the best", "--c", false, 6.0, &mut answer.plans[..1].iter()),
         ],

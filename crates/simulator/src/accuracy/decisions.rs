@@ -36,6 +36,17 @@ pub struct Decision {
     pub regret: f64,
 }
 
+/// Choices among points that were measured more than once, mostly under several versions of the engine.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Repeats {
+    /// How many.
+    pub choices: usize,
+    /// Mean regret of choosing by one repeat, where another is what counts.
+    pub by_repeat: f64,
+    /// The same of choosing by predictions.
+    pub by_prediction: f64,
+}
+
 /// Choices by predictions and by constant rules.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Decisions {
@@ -50,6 +61,8 @@ pub struct Decisions {
     /// What predictions would cost that were off by chance alone: the standard deviation of their error
     /// in TPOT (twice as much in TTFT), and the mean regret of choices by them.
     pub by_chance: Vec<(f64, f64)>,
+    /// What a measurement would cost.
+    pub by_repeats: Repeats,
     /// Mean absolute relative errors of the closed form that chooses, on runs that are not saturated.
     pub ttft_mape: f64,
     /// The same of the time per output token.
@@ -59,11 +72,14 @@ pub struct Decisions {
 }
 
 /// A measured point with its prediction.
+#[derive(Clone, Debug)]
 struct Point {
     tensor: f64,
     clients: f64,
     gpus: f64,
+    /// Times in milliseconds, the mean of all repeats.
     measured: (f64, f64),
+    repeats: Vec<(f64, f64)>,
     predicted: (f64, f64),
     interval: Interval,
     /// How likely all requests find room.
@@ -74,6 +90,11 @@ impl Point {
     /// Returns output tokens per second and GPU of a closed loop with these times in milliseconds.
     fn value(&self, (ttft, tpot): (f64, f64), output: f64) -> f64 {
         1e3 * self.clients * output / (ttft + (output - 1.0) * tpot) / self.gpus
+    }
+
+    /// Returns what is predicted, and how far off each time may be.
+    fn guess(&self) -> Guess {
+        (self.predicted, self.interval.ttft, self.interval.tpot)
     }
 }
 
@@ -122,23 +143,62 @@ fn closed_form_errors(rows: &[Measured]) -> (f64, f64) {
 
 /// Joins repeats of one point, under other versions of the engine: their mean is what it gives.
 fn without_repeats(points: Vec<Point>) -> Vec<Point> {
-    let mut joined: Vec<(Point, f64)> = Vec::new();
+    let mut joined: Vec<Point> = Vec::new();
     for point in points {
-        let same = |(other, _): &&mut (Point, f64)| {
+        let same = |other: &&mut Point| {
             (other.tensor, other.gpus, other.clients) == (point.tensor, point.gpus, point.clients)
                 && other.predicted == point.predicted
         };
         match joined.iter_mut().find(same) {
-            Some((other, count)) => {
-                let mean = |sum: f64, more: f64| (sum * *count + more) / (*count + 1.0);
-                other.measured.0 = mean(other.measured.0, point.measured.0);
-                other.measured.1 = mean(other.measured.1, point.measured.1);
-                *count += 1.0;
-            }
-            None => joined.push((point, 1.0)),
+            Some(other) => other.repeats.extend(point.repeats),
+            None => joined.push(point),
         }
     }
-    joined.into_iter().map(|(point, _)| point).collect()
+    for point in &mut joined {
+        let mean = |of: fn(&(f64, f64)) -> f64| {
+            point.repeats.iter().map(of).sum::<f64>() / point.repeats.len() as f64
+        };
+        point.measured = (mean(|repeat| repeat.0), mean(|repeat| repeat.1));
+    }
+    joined
+}
+
+/// Chooses among points that were measured more than once, where one repeat, drawn by chance, is what
+/// counts: by another repeat, and by the predictions.
+fn by_repeats(groups: &BTreeMap<(String, u64, u64), Vec<Point>>) -> Repeats {
+    /// How far repeats are apart, as a standard deviation: of the time to first token, per token.
+    const APART: (f64, f64) = (0.1, 0.05);
+    /// How often repeats are drawn.
+    const DRAWS: usize = 50;
+    let within = |error: f64| (1.0 - 1.28 * error, 1.0 + 1.28 * error);
+    let mut rng = Seed(1).stream("repeats");
+    let (mut by_repeat, mut by_prediction, mut count) = (0.0, 0.0, 0_usize);
+    for _ in 0..DRAWS {
+        for ((_, _, osl), points) in groups {
+            let several = points.iter().filter(|point| point.repeats.len() > 1);
+            let drawn: Vec<Point> = several
+                .map(|point| {
+                    let truth = rng.below(point.repeats.len());
+                    let other = 1 + rng.below(point.repeats.len() - 1);
+                    let guess = point.repeats[(truth + other) % point.repeats.len()];
+                    Point { measured: point.repeats[truth], repeats: vec![guess], ..point.clone() }
+                })
+                .collect();
+            for limit in TPOT_LIMITS_MS {
+                let Some(case) = Case::of(&drawn, *osl as f64, limit) else { continue };
+                let near = (within(APART.0), within(APART.1));
+                by_repeat += case.regret(case.choice(|p| (p.repeats[0], near.0, near.1)));
+                by_prediction += case.regret(case.choice(Point::guess));
+                count += 1;
+            }
+        }
+    }
+    let mean = |sum: f64| sum / count.max(1) as f64;
+    Repeats {
+        choices: count.div_ceil(DRAWS),
+        by_repeat: mean(by_repeat),
+        by_prediction: mean(by_prediction),
+    }
 }
 
 /// A choice to be made.
@@ -250,6 +310,7 @@ pub fn decide(rows: &[Measured]) -> Decisions {
             clients: row.batch_size,
             gpus: f64::from(layout.gpus()),
             measured: (row.silicon_ttft_ms, row.silicon_tpot_ms),
+            repeats: vec![(row.silicon_ttft_ms, row.silicon_tpot_ms)],
             predicted: predicted(&replay, row),
             interval: Interval::of(replay.model(), replay.gpu(), layout).at(
                 replay.model(),
@@ -271,8 +332,7 @@ pub fn decide(rows: &[Measured]) -> Decisions {
             let Some(case) = Case::of(points, output, limit) else { continue };
             largest += case.constant(|size, other| size > other);
             smallest += case.constant(|size, other| size < other);
-            let chosen =
-                case.choice(|point| (point.predicted, point.interval.ttft, point.interval.tpot));
+            let chosen = case.choice(Point::guess);
             decisions.push(Decision {
                 name: name.clone(),
                 shape: (*isl as f64, output),
@@ -295,6 +355,7 @@ pub fn decide(rows: &[Measured]) -> Decisions {
         smallest_tp: smallest / count,
         kept: kept / count,
         by_chance: ERRORS.map(|error| (error, by_chance(&groups, error))).to_vec(),
+        by_repeats: by_repeats(&groups),
         decisions,
     }
 }
@@ -341,6 +402,16 @@ impl Decisions {
             "Predictions that were off by chance alone: errors in TPOT (standard deviation) of {}.",
             prices.join(", ")
         );
+        let Repeats { choices, by_repeat, by_prediction } = self.by_repeats;
+        if choices > 0 {
+            let _ = writeln!(
+                text,
+                "Of {choices} choices among points that were measured more than once, where one repeat is what \
+                 counts: by another repeat {:.1} %, by predictions {:.1} %.",
+                100.0 * by_repeat,
+                100.0 * by_prediction
+            );
+        }
         text
     }
 }
@@ -357,7 +428,16 @@ mod tests {
             gpu.expect("known"),
             Layout::tensor(tensor as u32),
         );
-        Point { tensor, clients, gpus: tensor, measured, predicted: measured, interval, room: 1.0 }
+        Point {
+            tensor,
+            clients,
+            gpus: tensor,
+            measured,
+            repeats: vec![measured],
+            predicted: measured,
+            interval,
+            room: 1.0,
+        }
     }
 
     /// TP2 gives the most in the long run, TP4 where tokens must come fast; 64 clients wait too long.
@@ -391,6 +471,24 @@ mod tests {
         assert_eq!(case.constant(|size, other| size < other), 0.0);
         let largest = case.constant(|size, other| size > other);
         assert!((largest - case.regret(&points[4])).abs() < 1e-12 && largest > 0.0, "{largest}");
+    }
+
+    #[test]
+    fn repeats_that_differ_cost_more_than_those_that_agree() {
+        let repeated = |by: f64| {
+            let again = |point: Point| {
+                let (ttft, tpot) = point.measured;
+                Point { repeats: vec![point.measured, (ttft * by, tpot * by)], ..point }
+            };
+            BTreeMap::from([(
+                (String::new(), 1_000, 500),
+                points().into_iter().map(again).collect(),
+            )])
+        };
+        let [agreed, apart] = [1.0, 1.2].map(|by| by_repeats(&repeated(by)));
+        assert!(agreed.choices > 0 && agreed.by_repeat < apart.by_repeat, "{agreed:?} {apart:?}");
+        let alone = BTreeMap::from([((String::new(), 1_000, 500), points())]);
+        assert_eq!(by_repeats(&alone).choices, 0, "nothing was measured twice");
     }
 
     #[test]

@@ -8,7 +8,7 @@ mod rows;
 mod splits;
 
 pub use closed_loop::{Predicted, Replay, Unsupported};
-pub use decisions::{Decision, Decisions, decide};
+pub use decisions::{Decision, Decisions, Repeats, decide};
 pub use fit::{Fit, calibrations};
 pub use report::{Accuracy, Figures, Group, Knee, SplitName};
 pub use rows::{Measured, RowError, parse};
