@@ -1,5 +1,5 @@
-//! What `sagellm plan --emit` writes, on real vLLM: its parser takes every command line, and the one for
-//! the tiny model starts a server that answers through a gateway with the emitted settings.
+//! What `sagellm plan --emit` writes, on real vLLM: its parser takes every command line, Kubernetes' schemas
+//! take every manifest, and the command for the tiny model starts a server that answers through a gateway with the emitted settings.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -18,10 +18,11 @@ const GATEWAY_WITHIN: Duration = Duration::from_secs(30);
 const SCRIPT_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Questions whose answers differ in what engines are told: tensor, pipeline, data and expert
-/// parallelism, several machines, other weights, GPUs of a topology.
+/// parallelism, several machines, other weights, GPUs of a topology and of several types.
 const QUESTIONS: &[&str] = &[
     "--model llama-3.1-405b --topology cluster.toml",
     "--model qwen3-32b --gpus 8xH200 --slo ttft=1s,tpot=30ms",
+    "--model qwen3-32b --gpus 4xH100,4xA100",
     "--model llama-3.1-8b --gpus 4xL4 --strategy pp",
     "--model qwen3-30b-a3b --gpus 8xH100 --strategy ep",
     "--model qwen3-30b-a3b --gpus 8xH100 --strategy dp",
@@ -56,11 +57,11 @@ impl Installed {
     }
 }
 
-/// Runs both checks.
+/// Runs all checks.
 ///
 /// # Errors
 ///
-/// If vLLM does not take a command line, or the fleet does not answer.
+/// If vLLM does not take a command line, a manifest is not one, or the fleet does not answer.
 pub(super) fn run(script: &Path, clients: &Clients, binary: &Path, logs: &Path) -> Result<()> {
     let installed = Installed::find(script)?;
     let cluster = "[[host]]\nname = \"node\"\ncount = 2\npreset = \"hgx-h100\"\n";
@@ -75,6 +76,9 @@ pub(super) fn run(script: &Path, clients: &Clients, binary: &Path, logs: &Path) 
     let mut parse = Command::new(installed.programs.join("python"));
     parse.arg(workspace::root().join("xtask/e2e/_vllm_words.py")).args(&folders).current_dir(logs);
     shell::run(parse.env("PYTHONDONTWRITEBYTECODE", "1"))?;
+    let mut manifests = Command::new(clients.python());
+    manifests.arg(workspace::root().join("xtask/e2e/_manifests.py")).args(&folders);
+    shell::run(manifests.current_dir(logs).env("PYTHONDONTWRITEBYTECODE", "1"))?;
     serve(&installed, clients, binary, logs)
 }
 
