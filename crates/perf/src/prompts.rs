@@ -11,7 +11,7 @@ pub struct Prompts {
     pub each: f64,
     /// Seconds of a prompt beside the steps.
     pub ways: f64,
-    /// Prompts that a step has room for, over all ranks and stages.
+    /// Prompts for which a batch of one rank and stage has room.
     room: f64,
     /// What a further prompt adds to a step, in seconds.
     more: f64,
@@ -61,7 +61,7 @@ impl Prompts {
             alone,
             each: (full / whole).min(alone),
             ways: cost.overhead((prompt + cached) as u64),
-            room: (of_rank * lanes).min(held),
+            room: of_rank.min(held / lanes).max(1.0),
             more: if whole > 1.0 { (full - alone).max(0.0) / (whole - 1.0) } else { full },
         }
     }
@@ -80,7 +80,8 @@ impl Prompts {
         }
         // One after the other: a queue with constant service (Khinchin and Pollaczek).
         let queued = self.alone + 0.5 * busy / (1.0 - busy) * self.each;
-        // What has come during a step shares the next one, as far as there is room.
+        // What has come during a step shares the next one, as far as there is room. (What goes side by
+        // side over ranks and stages takes as long as alone: then the queue is that of the whole.)
         let shared = (2.0 * (1.0 - 1.0 / self.room)).min(1.0);
         let together = if shared > 0.0 { self.together(per_s) } else { queued };
         self.ways + queued + shared * (together - queued)

@@ -330,15 +330,18 @@ impl EngineSettings {
         let memory = Memory::of(model, gpu, layout, Dtype::Bf16, self.max_num_batched_tokens);
         let kv_tokens = memory.kv_tokens(model, gpu, layout)?;
         let (block_size, ranks) = (self.block_size.max(1), u64::from(layout.data));
-        // Ranks are taken to be filled evenly; of one sequence, everything is on one rank.
-        let of_all = |count: u32| u32::try_from(u64::from(count) * ranks).unwrap_or(u32::MAX);
+        // Ranks are taken to be filled evenly; of one sequence, everything is on one rank. Each stage
+        // has a batch of its own in it, so that a step, in which every sequence gets its token, has room
+        // for as many of them.
+        let times = |count: u32, by: u64| u32::try_from(u64::from(count) * by).unwrap_or(u32::MAX);
+        let batches = ranks * u64::from(layout.pipeline);
         let of_one = u32::try_from(kv_tokens / ranks).unwrap_or(u32::MAX);
         Ok(EngineConfig {
             block_size,
             num_blocks: u32::try_from(kv_tokens / u64::from(block_size)).unwrap_or(u32::MAX),
-            max_num_seqs: of_all(self.max_num_seqs),
-            max_num_batched_tokens: of_all(self.max_num_batched_tokens),
-            long_prefill_token_threshold: match layout.data {
+            max_num_seqs: times(self.max_num_seqs, ranks),
+            max_num_batched_tokens: times(self.max_num_batched_tokens, batches),
+            long_prefill_token_threshold: match batches {
                 1 => 0,
                 _ => self.max_num_batched_tokens,
             },

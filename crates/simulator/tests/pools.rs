@@ -12,8 +12,8 @@ use sagellm_workload::{Arrivals, Length, Origin, Source, WorkloadConfig};
 
 const GPU: &str = "H100";
 
-fn pool(model: &ModelSpec, layout: &str, engines: u32) -> Pool {
-    let engine = EngineSettings { max_num_batched_tokens: 8_192, ..EngineSettings::default() };
+fn pool(model: &ModelSpec, layout: &str, engines: u32, max_num_batched_tokens: u32) -> Pool {
+    let engine = EngineSettings { max_num_batched_tokens, ..EngineSettings::default() };
     let scenario = Scenario::of(&model.name, "", engine);
     let fleet = format!("{engines}x{GPU}:{layout}");
     let machines: Vec<Machine> = scenario.machines(&fleet, model).expect("it fits");
@@ -21,19 +21,30 @@ fn pool(model: &ModelSpec, layout: &str, engines: u32) -> Pool {
 }
 
 /// Checks mean times at a share of what one prefilling instance can do; one decodes.
-fn check(name: &str, prefill: &str, decode: &str, (prompt, output): (u64, u64), busy: f64) {
+fn check(name: &str, prefill: &str, decode: &str, request: (u64, u64), busy: f64) {
+    check_in(8_192, name, (prefill, decode), request, busy);
+}
+
+/// The same with so many tokens per step.
+fn check_in(
+    step_tokens: u32,
+    name: &str,
+    (prefill, decode): (&str, &str),
+    (prompt, output): (u64, u64),
+    busy: f64,
+) {
     let model = ModelSpec::named(name).expect("known");
     let gpu = Gpu::named(GPU).expect("known");
     let cost =
         |layout: &str| OperatorCost::preset(name, Some(GPU), layout.parse().expect("a layout"));
-    let kv_tokens = pool(&model, prefill, 1).config.kv_tokens();
-    let prompts = Prompts::of(&cost(prefill), 8_192, kv_tokens, prompt as f64, 0.0);
+    let own = |layout: &str| pool(&model, layout, 1, step_tokens);
+    let kv_tokens = own(prefill).config.kv_tokens();
+    let prompts = Prompts::of(&cost(prefill), step_tokens, kv_tokens, prompt as f64, 0.0);
     let per_s = busy / prompts.each;
     let layouts: [Layout; 2] = [prefill, decode].map(|layout| layout.parse().expect("a layout"));
     let link = Link::among(gpu, layouts[0].gpus() + layouts[1].gpus());
     let transfer = Transfer::over(&link, &model, sagellm_perf::Dtype::Bf16, 16);
-    let pools =
-        Pools { prefill: pool(&model, prefill, 1), decode: pool(&model, decode, 1), transfer };
+    let pools = Pools { prefill: own(prefill), decode: own(decode), transfer };
     let constant = |tokens| Length::Constant { tokens };
     let workload = Source::new(Origin::Drawn(WorkloadConfig {
         prompt: constant(prompt),
@@ -53,7 +64,7 @@ fn check(name: &str, prefill: &str, decode: &str, (prompt, output): (u64, u64), 
     let limits = SteadyLimits {
         kv_tokens: pools.decode.config.kv_tokens() as f64,
         sequences: 256.0,
-        step_tokens: 8_192.0,
+        step_tokens: f64::from(step_tokens),
     };
     let load = SteadyLoad {
         requests,
@@ -84,6 +95,9 @@ fn closed_forms_of_a_split_hold_request_by_request() {
     check("qwen3-30b-a3b", "tp1", "tp1", (2_000, 100), 0.6);
     check("qwen3-30b-a3b", "tp1dp2", "tp2", (3_000, 100), 0.6);
     check("llama-3.1-8b", "tp1pp2", "tp1", (3_000, 100), 0.5);
+    // Parts of two prompts are in the two stages.
+    check_in(2_048, "llama-3.1-8b", ("tp1pp2", "tp1"), (6_000, 100), 0.7);
+    check_in(2_048, "qwen3-32b", ("tp2pp2", "tp4"), (4_000, 200), 0.8);
     // Two prompts are all that fits.
     check("llama-3.1-70b", "tp1pp2", "tp8", (4_000, 50), 0.3);
     check("qwen3-32b", "tp2", "tp2", (16_000, 100), 0.6);
@@ -93,7 +107,7 @@ fn closed_forms_of_a_split_hold_request_by_request() {
 fn who_reads_after_the_lease_fails() {
     let model = ModelSpec::named("llama-3.1-8b").expect("known");
     let at_once = |kv_lease_ms| {
-        let mut prefill = pool(&model, "tp1", 1);
+        let mut prefill = pool(&model, "tp1", 1, 8_192);
         prefill.config.kv_lease_ms = kv_lease_ms;
         let workload = Source::new(Origin::Drawn(WorkloadConfig {
             prompt: Length::Constant { tokens: 1_000 },
@@ -102,7 +116,7 @@ fn who_reads_after_the_lease_fails() {
         }))
         .at(1.0, Seed(3))
         .expect("it can be drawn");
-        let decode = pool(&model, "tp1", 1);
+        let decode = pool(&model, "tp1", 1, 8_192);
         let served = Pools { prefill, decode, transfer: Transfer::default() }.serve(&workload);
         (served.len(), workload.arrivals.len())
     };
