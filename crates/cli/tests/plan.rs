@@ -85,8 +85,8 @@ fn types_of_gpus_share_the_traffic_and_are_tried_together() {
     let answer: serde_json::Value = serde_json::from_str(&json).expect("JSON");
     let (both, alone) = (&answer["plans"][0], &answer["plans"][1]);
     assert!(both["requests_per_s"].as_f64() > alone["requests_per_s"].as_f64(), "{both}");
-    assert_eq!((&both["beside"][0]["gpu"], &both["gpus"]), (&"A100-80GB".into(), &8.into()));
-    assert!(alone.get("beside").is_none(), "{alone}");
+    assert_eq!((&both["types"][1]["gpu"], &both["gpus"]), (&"A100-80GB".into(), &8.into()));
+    assert!(alone.get("types").is_none(), "{alone}");
     let tried = &answer["verified"][0];
     assert!(tried["on_time"].as_f64().expect("limits are set") >= 0.9, "{tried}");
     // More than either type gives alone is served by both.

@@ -23,20 +23,33 @@ fn place(point: &Point) -> Place {
     [steps(point.per_gpu), steps(point.per_user), -steps(point.usd_per_million), -steps(point.ttft)]
 }
 
+/// Returns whether `a` is at least as good as `b` in everything, and better by more than a step in
+/// something: without a logarithm.
+fn clearly_beats(a: &Point, b: &Point) -> bool {
+    let figures = [
+        (a.per_gpu, b.per_gpu),
+        (a.per_user, b.per_user),
+        (b.usd_per_million, a.usd_per_million),
+        (b.ttft, a.ttft),
+    ];
+    figures.iter().all(|(a, b)| a >= b) && figures.iter().any(|(a, b)| *a > 1.001 * STEP * b)
+}
+
 /// Returns whether `a` is at least as good as `b` in everything.
 fn covers(a: &Place, b: &Place) -> bool {
-    a.iter().zip(b).all(|(a, b)| a >= b)
+    a[0] >= b[0] && a[1] >= b[1] && a[2] >= b[2] && a[3] >= b[3]
 }
 
 impl Front {
     /// Takes note of a point. Of equal ones the better by the question's order stays: the front does not
     /// depend on the order in which points are found.
     pub(crate) fn add(&mut self, point: Point, question: &Question<'_>) {
-        let own = place(&point);
-        let beaten = |(other, _): &(Place, Point)| *other != own && covers(other, &own);
-        if self.points.get(self.last).is_some_and(beaten) {
+        // Most points are beaten by the one that beat the point before.
+        if self.points.get(self.last).is_some_and(|(_, last)| clearly_beats(last, &point)) {
             return;
         }
+        let own = place(&point);
+        let beaten = |(other, _): &(Place, Point)| *other != own && covers(other, &own);
         if let Some(by) = self.points.iter().position(beaten) {
             self.last = by;
             return;

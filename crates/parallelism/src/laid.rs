@@ -6,7 +6,7 @@ use sagellm_perf::{
 use sagellm_types::ParallelismType;
 
 use crate::plan::Rejected;
-use crate::question::{PlanError, Question};
+use crate::question::{PlanError, Question, Seating};
 use crate::strategy::{kind_of, supported_strategies};
 
 /// A layout that fits.
@@ -59,14 +59,16 @@ pub(crate) fn lay_out<'a>(
                     continue;
                 }
             };
-            let seatings = question.seatings(gpu, layout, count);
+            let mut seatings = question.seatings(gpu, layout, count);
+            let refused = seatings.iter().find_map(|seating| seating.refuses(layout));
+            seatings.retain(|seating| seating.refuses(layout).is_none());
             if seatings.is_empty() {
-                reject("no machines hold it in equal parts".to_owned());
+                reject(refused.unwrap_or_else(|| "no machines hold it in equal parts".to_owned()));
                 obstacles.apart = true;
                 continue;
             }
             let hour = gpu.price_per_hour.0 * f64::from(layout.gpus());
-            let paid = question.demand.usd_per_hour.map_or(u32::MAX, |usd| (usd / hour) as u32);
+            let paid = question.demand.affords(hour);
             if paid == 0 {
                 reject(format!("one instance costs {hour:.2} US dollars per hour"));
                 obstacles.too_dear = Some(obstacles.too_dear.map_or(hour, |least| least.min(hour)));
@@ -150,12 +152,16 @@ impl Question<'_> {
         /// More GPUs than are worth telling of.
         const MOST: u32 = 512;
         let enough = self.gpus.iter().filter_map(|(gpu, _)| {
-            let larger = std::iter::successors(Some(1_u32), |count| count.checked_mul(2));
             let fits = |count: &u32| {
-                let layouts = any.layouts(gpu, *count);
-                layouts.iter().any(|(_, layout)| any.fits(gpu, *layout).is_ok())
+                let layouts = any.layouts(gpu, *count).into_iter().map(|(_, layout)| layout);
+                let mut whole = layouts.filter(|layout| layout.gpus() == *count);
+                whole.any(|layout| {
+                    let seating = Seating::on_usual_machines(gpu, *count, *count);
+                    let started = seating.is_some_and(|s| s.refuses(layout).is_none());
+                    started && any.fits(gpu, layout).is_ok()
+                })
             };
-            let found = larger.take_while(|count| *count <= MOST).find(fits)?;
+            let found = (1..=MOST).find(fits)?;
             Some((found, gpu.name.clone()))
         });
         match enough.min() {

@@ -10,8 +10,9 @@ use crate::search::search;
 /// An operating point of a layout: so many requests at a time on each instance.
 ///
 /// Where prompts have instances of their own, `layout`, `instances`, `requests` and what is said of
-/// steps and KV tokens are those of the instances that decode; where GPUs of other types share the
-/// traffic, those of the first type. `gpus`, times and what is given and paid are those of all.
+/// steps and KV tokens are those of the instances that decode; where several types of GPU share the
+/// traffic, those of the first type, and `types` has each with its own figures. `gpus`, times, what is given
+/// and paid, `interval` and `chance` are those of all.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Plan {
     /// Which strategy proposed the layout.
@@ -32,9 +33,10 @@ pub struct Plan {
     pub max_num_batched_tokens: u32,
     /// The instances that compute prompts, if they have their own.
     pub prefill: Option<Prefill>,
-    /// The instances on GPUs of other types that share the traffic, each type with its own figures.
+    /// The types of GPU that share the traffic, if there are several: each as a plan of its own, the one that
+    /// gives the most first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub beside: Vec<Self>,
+    pub types: Vec<Self>,
     /// Seconds to the first token, in the mean.
     pub ttft: f64,
     /// Seconds per output token after the first.
@@ -61,15 +63,15 @@ pub struct Plan {
     pub prompts: f64,
     /// What 80 % of runs on real engines like this took, as multiples of these times.
     pub interval: PlanInterval,
-    /// How likely it keeps the limits, by that and by the room that its KV cache leaves; 1 without limits.
+    /// How likely it keeps the limits, by that and, where one is on the time to first or last token, by the room
+    /// that its KV cache leaves; 1 without limits.
     pub chance: f64,
 }
 
 impl Plan {
-    /// Returns the plan of each type of GPU that shares the traffic: layouts and instances; the first one's
-    /// figures are those of all together.
-    pub fn parts(&self) -> impl Iterator<Item = &Self> {
-        std::iter::once(self).chain(&self.beside)
+    /// Returns the plan of each type of GPU that shares the traffic: itself, if there is one.
+    pub fn each_type(&self) -> &[Self] {
+        if self.types.is_empty() { std::slice::from_ref(self) } else { &self.types }
     }
 }
 
@@ -161,13 +163,14 @@ pub fn auto_optimize(question: &Question<'_>) -> Result<Plan, PlanError> {
     Ok(plan(question)?.plans.swap_remove(0))
 }
 
-/// Returns the best plan of each strategy, the best first; without those that have none.
+/// Returns the best plan of each strategy on one type of GPU, the best first; without those that have none.
 ///
 /// # Errors
 /// As [`plan`].
 pub fn compare_strategies(question: &Question<'_>) -> Result<Vec<Plan>, PlanError> {
     let mut best: Vec<Plan> = Vec::new();
-    for plan in plan(question)?.plans {
+    let of_one = plan(question)?.plans.into_iter().filter(|plan| plan.types.is_empty());
+    for plan in of_one {
         if !best.iter().any(|known| known.strategy == plan.strategy) {
             best.push(plan);
         }
@@ -189,7 +192,8 @@ pub struct ParallelismConfig {
 }
 
 /// Returns how an instance of a role is best laid out (the seed's `recommend_parallelism_config`): one
-/// that prefills or decodes as the best plan splits the two, any other as the best plan without a split.
+/// that prefills or decodes as the best plan splits the two, any other as the best plan without a split, on
+/// the type of GPU that gives the most.
 ///
 /// ```
 /// use sagellm_parallelism::{Limits, Question, Workload, recommend_parallelism_config};
@@ -214,6 +218,7 @@ pub fn recommend_parallelism_config(
 ) -> Result<ParallelismConfig, PlanError> {
     let split = if phase == Phase::Hybrid { Split::Never } else { Split::Only };
     let best = auto_optimize(&Question { split, ..question.clone() })?;
+    let best = &best.each_type()[0];
     let layout = match (phase, &best.prefill) {
         (Phase::Prefilling, Some(prefill)) => &prefill.layout,
         _ => &best.layout,

@@ -109,11 +109,7 @@ impl Point {
 
     /// Returns whether it keeps the limits, and comes to an end at all.
     pub(crate) fn keeps(&self, limits: &Limits) -> bool {
-        let within = |limit: Option<f64>, found: f64| limit.is_none_or(|limit| found <= limit);
-        self.e2e.is_finite()
-            && within(limits.tpot, self.tpot)
-            && within(limits.ttft, self.ttft)
-            && within(limits.e2e, self.e2e)
+        limits.hold(self.ttft, self.tpot, self.e2e)
     }
 
     /// Returns which limit it breaks.
@@ -165,7 +161,7 @@ impl Point {
             requests: self.requests,
             max_num_batched_tokens,
             prefill,
-            beside: Vec::new(),
+            types: Vec::new(),
             ttft: self.ttft,
             tpot: self.tpot,
             e2e: self.e2e,
@@ -181,6 +177,22 @@ impl Point {
             interval,
             chance: self.chance,
         }
+    }
+}
+
+impl Limits {
+    /// Returns whether these times keep them, and come to an end at all.
+    fn hold(&self, ttft: f64, tpot: f64, e2e: f64) -> bool {
+        let within = |limit: Option<f64>, found: f64| limit.is_none_or(|limit| found <= limit);
+        e2e.is_finite()
+            && within(self.tpot, tpot)
+            && within(self.ttft, ttft)
+            && within(self.e2e, e2e)
+    }
+
+    /// Returns whether requests of so many output tokens keep them with these times.
+    pub(crate) fn kept(&self, ttft: f64, tpot: f64, output: f64) -> bool {
+        self.hold(ttft, tpot, ttft + (output - 1.0).max(0.0) * tpot)
     }
 }
 

@@ -99,9 +99,41 @@ pub trait Links: std::fmt::Debug {
 pub struct Seating {
     /// How many.
     pub instances: u32,
+    /// The machines that each is spread over, in equal parts.
+    pub machines: u32,
     /// The narrowest way inside of the parts of so many GPUs into which they are divided; the usual one
     /// where a size is not named.
     pub ways: Vec<(u32, Link)>,
+}
+
+impl Seating {
+    /// Returns how instances of `size` GPUs are seated on `count` GPUs in machines of the usual size, the
+    /// last of which holds the rest; `None` if no machines hold one in equal parts.
+    pub fn on_usual_machines(gpu: &Gpu, size: u32, count: u32) -> Option<Self> {
+        let each = gpu.per_host();
+        let (full, rest) = (count / each, count % each);
+        let (instances, machines) = match size.div_ceil(each) {
+            1 => (full * (each / size) + rest / size, 1),
+            machines if size.is_multiple_of(each) => (full / machines, machines),
+            _ => return None,
+        };
+        (instances > 0).then_some(Self { instances, machines, ways: Vec::new() })
+    }
+
+    /// Returns why vLLM cannot start a layout that is seated so, if it cannot: the GPUs that share a layer
+    /// lie on one machine or fill several, and so do those of a rank of data parallelism.
+    pub(crate) fn refuses(&self, layout: Layout) -> Option<String> {
+        if self.machines <= 1 {
+            return None;
+        }
+        let here = layout.gpus() / self.machines;
+        let (tensor, of_rank) = (layout.tensor, layout.tensor * layout.pipeline);
+        if !here.is_multiple_of(tensor) && !tensor.is_multiple_of(here) {
+            return Some(format!("{tensor} GPUs that share a layer would lie across machines"));
+        }
+        (layout.data > 1 && !here.is_multiple_of(of_rank))
+            .then(|| format!("a rank of {of_rank} GPUs would lie over several machines"))
+    }
 }
 
 /// How much is to be served, and what it may cost.
@@ -112,6 +144,20 @@ pub struct Demand {
     pub requests_per_s: Option<f64>,
     /// US dollars per hour that all GPUs together may cost.
     pub usd_per_hour: Option<f64>,
+}
+
+impl Demand {
+    /// Returns how many times a rent can be paid, but for what rounding takes.
+    pub(crate) fn affords(&self, usd_per_hour: f64) -> u32 {
+        let times = |budget: f64| ((budget / usd_per_hour) * (1.0 + 1e-9)).max(0.0) as u32;
+        self.usd_per_hour.map_or(u32::MAX, times)
+    }
+
+    /// Returns what is left of the budget.
+    pub(crate) fn without(&self, usd_per_hour: f64) -> Self {
+        let left = |budget: f64| budget - usd_per_hour + 1e-9 * budget;
+        Self { usd_per_hour: self.usd_per_hour.map(left), ..*self }
+    }
 }
 
 /// The shape of requests, in tokens.
@@ -318,7 +364,7 @@ impl Question<'_> {
     pub(crate) fn seatings(&self, gpu: &Gpu, layout: Layout, count: u32) -> Vec<Seating> {
         match self.links {
             Some(links) => links.seatings(gpu, layout.gpus()),
-            None => vec![Seating { instances: count / layout.gpus(), ways: Vec::new() }],
+            None => Seating::on_usual_machines(gpu, layout.gpus(), count).into_iter().collect(),
         }
     }
 

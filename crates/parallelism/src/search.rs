@@ -44,6 +44,11 @@ impl Found<'_, '_> {
         keeps
     }
 
+    /// Takes note of a point that was computed as far as to see that it breaks a limit.
+    pub(crate) fn skipped(&mut self) {
+        self.points += 1;
+    }
+
     /// Takes note of a point that keeps the limits and gives enough; it may be the best so far, and on
     /// the front.
     pub(crate) fn good(&mut self, point: Point, best: &mut Option<Point>) {
@@ -129,7 +134,7 @@ fn whole(
 ) -> Option<Point> {
     let question = found.question;
     let (mut best, mut broken): (Option<Point>, Option<Point>) = (None, None);
-    let (mut short, mut unit): (Option<Point>, Option<Unit>) = (None, None);
+    let mut short: Option<Point> = None;
     for budget in 0..laid.budgets.len() {
         for requests in grid(laid.seats(question, budget)) {
             let steady = laid.steady(question, requests, budget, false);
@@ -150,10 +155,8 @@ fn whole(
                 }
                 continue;
             }
-            let one = Unit { times, point: of(1) };
-            let worth = |unit: &Unit| Unit::worth(question, &unit.point);
-            if unit.is_none_or(|known| worth(&one) > worth(&known)) {
-                unit = Some(one);
+            if question.gpus.len() > 1 {
+                units.push(Unit { times, point: of(1) });
             }
             let instances = match question.demand.requests_per_s {
                 None => laid.instances,
@@ -168,7 +171,6 @@ fn whole(
             found.good(of(instances), &mut best);
         }
     }
-    units.extend(unit);
     if best.is_none() {
         // What comes nearest is told: too little of it, or what breaks a limit.
         let why = match (short, broken) {

@@ -146,6 +146,10 @@ impl Pair<'_, '_> {
             let most = self.most(question, instances);
             let point =
                 |prefill: u32| self.point(question, load, interval, read, instances, prefill);
+            let keeps = |prefill: u32| {
+                let ttft = self.ttft(load, read, instances, prefill);
+                question.limits.kept(ttft, load.tpot, question.workload.output)
+            };
             if most == 0 {
                 break;
             }
@@ -164,15 +168,18 @@ impl Pair<'_, '_> {
                 }
                 continue;
             }
-            let fullest = point(most);
-            if !self.note(found, fullest, best) {
+            if !keeps(most) && load.requests > 1 {
+                found.skipped();
+                continue;
+            }
+            if !self.note(found, point(most), best) {
                 continue;
             }
             // The fewest that keep the limits: times only fall with their number.
             let (mut bad, mut good) = (0, most);
             while bad + 1 < good {
                 let middle = bad + (good - bad) / 2;
-                if point(middle).keeps(&question.limits) { good = middle } else { bad = middle }
+                if keeps(middle) { good = middle } else { bad = middle }
             }
             if good < most {
                 self.note(found, point(good), best);
@@ -204,9 +211,14 @@ impl Pair<'_, '_> {
             false => 0,
         };
         let there = question.gpus[prefill.kind].1.saturating_sub(taken) / prefill.layout.gpus();
-        let Some(budget) = question.demand.usd_per_hour else { return there };
-        let left = budget - decode.usd_per_hour() * f64::from(decoding);
-        there.min((left / prefill.usd_per_hour()).max(0.0) as u32)
+        let left = question.demand.without(decode.usd_per_hour() * f64::from(decoding));
+        there.min(left.affords(prefill.usd_per_hour()))
+    }
+
+    /// Returns the time to first token.
+    fn ttft(&self, load: &Load, read: f64, decoding: u32, prefilling: u32) -> f64 {
+        let each = load.per_s * f64::from(decoding) / f64::from(prefilling);
+        self.prompts.ttft(each) + read + load.first
     }
 
     fn point(
@@ -221,8 +233,7 @@ impl Pair<'_, '_> {
         let ((source, prefill), (place, decode)) = (self.prefill, self.decode);
         let (n_prefill, n_decode) = (f64::from(prefilling), f64::from(decoding));
         let per_s = load.per_s * n_decode;
-        let each = per_s / n_prefill;
-        let ttft = self.prompts.ttft(each) + read + load.first;
+        let ttft = self.ttft(load, read, decoding, prefilling);
         let filled = decode.filled(question, load.requests, 0);
         let times = Times { ttft, tpot: load.tpot, interval, filled };
         let gpus = prefill.layout.gpus() * prefilling + decode.layout.gpus() * decoding;

@@ -43,15 +43,18 @@ pub fn supported_strategies() -> [&'static dyn ParallelismStrategy; 5] {
     [&Tensor, &Pipeline, &Data, &Expert, &Hybrid]
 }
 
-/// Returns the sizes into which `gpus` GPUs are divided, ascending: powers of two, and whatever divides
-/// their number. (Others leave some idle, and most models cannot be cut so.)
-pub fn sizes(gpus: u32) -> Vec<u32> {
-    (1..=gpus).filter(|size| size.is_power_of_two() || gpus.is_multiple_of(*size)).collect()
+/// Returns of how many GPUs an instance is, where there are `gpus`, ascending: any number that fits on a
+/// machine of the usual size, and of whole machines powers of two and whatever divides `gpus`.
+pub fn sizes(gpu: &Gpu, gpus: u32) -> Vec<u32> {
+    let each = gpu.per_host();
+    let machines = (1..).map(|count: u32| count.saturating_mul(each)).take_while(|n| *n <= gpus);
+    let even = |size: &u32| size.is_power_of_two() || gpus.is_multiple_of(*size);
+    (1..=each.min(gpus)).chain(machines.skip(1).filter(even)).collect()
 }
 
-/// Returns the sizes of tensor parallelism inside of the domain of the fastest links.
-fn tensor_sizes(gpu: &Gpu, gpus: u32) -> impl Iterator<Item = u32> + Clone {
-    sizes(gpus).into_iter().filter(|size| *size <= gpu.node)
+/// Returns the numbers that divide `whole`, ascending.
+fn divisors(whole: u32) -> impl Iterator<Item = u32> {
+    (1..=whole).filter(move |part| whole.is_multiple_of(*part))
 }
 
 /// Returns which strategy proposes a layout.
@@ -64,6 +67,11 @@ pub(crate) fn kind_of(layout: Layout) -> ParallelismType {
         [false, false, true] => ParallelismType::DataParallel,
         _ => ParallelismType::Hybrid,
     }
+}
+
+/// Returns the sizes inside of the domain of the fastest links.
+fn within(gpu: &Gpu, gpus: u32) -> impl Iterator<Item = u32> {
+    sizes(gpu, gpus).into_iter().filter(|size| *size <= gpu.node)
 }
 
 fn legal(model: &ModelSpec, layouts: impl Iterator<Item = Layout>) -> Vec<Layout> {
@@ -79,7 +87,7 @@ impl ParallelismStrategy for Tensor {
     }
 
     fn layouts(&self, model: &ModelSpec, gpu: &Gpu, gpus: u32) -> Vec<Layout> {
-        legal(model, tensor_sizes(gpu, gpus).map(Layout::tensor))
+        legal(model, within(gpu, gpus).map(Layout::tensor))
     }
 }
 
@@ -88,9 +96,9 @@ impl ParallelismStrategy for Pipeline {
         ParallelismType::PipelineParallel
     }
 
-    fn layouts(&self, model: &ModelSpec, _: &Gpu, gpus: u32) -> Vec<Layout> {
+    fn layouts(&self, model: &ModelSpec, gpu: &Gpu, gpus: u32) -> Vec<Layout> {
         let staged = |pipeline| Layout { pipeline, ..Layout::tensor(1) };
-        legal(model, sizes(gpus).into_iter().skip(1).map(staged))
+        legal(model, sizes(gpu, gpus).into_iter().skip(1).map(staged))
     }
 }
 
@@ -99,9 +107,9 @@ impl ParallelismStrategy for Data {
         ParallelismType::DataParallel
     }
 
-    fn layouts(&self, model: &ModelSpec, _: &Gpu, gpus: u32) -> Vec<Layout> {
+    fn layouts(&self, model: &ModelSpec, gpu: &Gpu, gpus: u32) -> Vec<Layout> {
         let ranks = |data| Layout { data, ..Layout::tensor(1) };
-        legal(model, sizes(gpus).into_iter().skip(1).map(ranks))
+        legal(model, sizes(gpu, gpus).into_iter().skip(1).map(ranks))
     }
 }
 
@@ -113,8 +121,8 @@ impl ParallelismStrategy for Expert {
     fn layouts(&self, model: &ModelSpec, gpu: &Gpu, gpus: u32) -> Vec<Layout> {
         let spread = |tensor| Layout { expert: true, ..Layout::tensor(tensor) };
         let ranks = |data| Layout { data, expert: true, ..Layout::tensor(1) };
-        let cut = tensor_sizes(gpu, gpus).skip(1).map(spread);
-        legal(model, cut.chain(sizes(gpus).into_iter().skip(1).map(ranks)))
+        let cut = within(gpu, gpus).skip(1).map(spread);
+        legal(model, cut.chain(sizes(gpu, gpus).into_iter().skip(1).map(ranks)))
     }
 }
 
@@ -124,25 +132,20 @@ impl ParallelismStrategy for Hybrid {
     }
 
     fn layouts(&self, model: &ModelSpec, gpu: &Gpu, gpus: u32) -> Vec<Layout> {
-        let sizes = sizes(gpus);
-        let sizes = &sizes;
-        let all = tensor_sizes(gpu, gpus).flat_map(|tensor| {
-            sizes.iter().flat_map(move |&pipeline| {
-                sizes.iter().flat_map(move |&data| {
-                    let of = move |expert| Layout { tensor, pipeline, data, expert };
-                    [of(false), of(true)]
-                })
-            })
-        });
         let several = |layout: &Layout| {
             let kinds = [layout.tensor > 1, layout.pipeline > 1, layout.data > 1];
             kinds.iter().filter(|kind| **kind).count() > 1
         };
-        let fitting = |layout: &Layout| {
-            let parts = [layout.tensor, layout.pipeline, layout.data].map(u64::from);
-            parts.iter().product::<u64>() <= u64::from(gpus)
+        let of_size = |size: u32| {
+            let tensors = divisors(size).filter(|tensor| *tensor <= gpu.node);
+            tensors.flat_map(move |tensor| {
+                divisors(size / tensor).flat_map(move |pipeline| {
+                    let data = size / tensor / pipeline;
+                    [false, true].map(|expert| Layout { tensor, pipeline, data, expert })
+                })
+            })
         };
-        legal(model, all.filter(|layout| fitting(layout) && several(layout)))
+        legal(model, sizes(gpu, gpus).into_iter().flat_map(of_size).filter(several))
     }
 }
 
@@ -160,11 +163,17 @@ mod tests {
     fn each_proposes_what_is_its_own() {
         assert_eq!(written(&Tensor, "llama-3.1-70b", "H100", 16), "tp1 tp2 tp4 tp8");
         assert_eq!(written(&Tensor, "qwen2.5-7b", "H100", 8), "tp1 tp2 tp4", "28 heads");
-        assert_eq!(written(&Pipeline, "llama-3.1-8b", "L40S", 8), "tp1pp2 tp1pp4 tp1pp8");
+        assert_eq!(
+            written(&Pipeline, "llama-3.1-8b", "L40S", 8),
+            "tp1pp2 tp1pp3 tp1pp4 tp1pp5 tp1pp6 tp1pp7 tp1pp8"
+        );
         assert_eq!(written(&Data, "llama-3.1-8b", "H100", 8), "", "it has no experts");
-        assert_eq!(written(&Data, "qwen3-30b-a3b", "H100", 4), "tp1dp2 tp1dp4");
-        assert_eq!(written(&Expert, "qwen3-30b-a3b", "H100", 4), "tp1dp2ep tp1dp4ep tp2ep tp4ep");
-        assert_eq!(written(&Hybrid, "llama-3.1-70b", "H100", 8), "tp2pp2 tp2pp4 tp4pp2");
+        assert_eq!(written(&Data, "qwen3-30b-a3b", "H100", 4), "tp1dp2 tp1dp3 tp1dp4");
+        assert_eq!(
+            written(&Expert, "qwen3-30b-a3b", "H100", 4),
+            "tp1dp2ep tp1dp3ep tp1dp4ep tp2ep tp4ep"
+        );
+        assert_eq!(written(&Hybrid, "llama-3.1-70b", "H100", 8), "tp2pp2 tp2pp3 tp2pp4 tp4pp2");
         assert_eq!(
             written(&Hybrid, "qwen3-30b-a3b", "H100", 4),
             "tp1pp2dp2 tp1pp2dp2ep tp2dp2 tp2dp2ep tp2pp2 tp2pp2ep"
@@ -172,11 +181,18 @@ mod tests {
     }
 
     #[test]
-    fn numbers_that_are_no_powers_of_two_are_divided_evenly() {
-        assert_eq!(sizes(12), [1, 2, 3, 4, 6, 8, 12]);
-        assert_eq!((sizes(0), sizes(1), sizes(7)), (vec![], vec![1], vec![1, 2, 4, 7]));
-        assert!(written(&Hybrid, "llama-3.1-70b", "H100", 12).contains("tp4pp3"));
-        assert_eq!(written(&Tensor, "qwen2.5-7b", "H100", 7), "tp1 tp2 tp4", "4 key-value heads");
+    fn instances_are_parts_of_a_machine_or_whole_machines() {
+        let of = |gpu, gpus| sizes(Gpu::named(gpu).expect("known"), gpus);
+        assert_eq!(of("H100", 6), [1, 2, 3, 4, 5, 6]);
+        assert_eq!(of("H100", 48), [1, 2, 3, 4, 5, 6, 7, 8, 16, 24, 32, 48], "whole machines");
+        assert_eq!(of("GB200", 12), [1, 2, 3, 4, 8, 12]);
+        assert_eq!((of("H100", 0), of("H100", 1)), (vec![], vec![1]));
+        assert!(written(&Hybrid, "llama-3.1-70b", "H100", 48).contains("tp8pp3"));
+        assert_eq!(
+            written(&Tensor, "qwen2.5-7b", "H100", 7),
+            "tp1 tp2 tp4",
+            "28 heads, 4 for keys"
+        );
     }
 
     #[test]

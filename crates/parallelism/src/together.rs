@@ -4,11 +4,11 @@
 //! so many. What is asked per GPU, per token or of one request is best on the best type alone.
 
 use crate::laid::Laid;
-use crate::plan::Plan;
+use crate::plan::{Plan, PlanInterval};
 use crate::point::{Point, Times};
 use crate::question::{Objective, Question};
 
-/// One instance of a layout, at the number of requests with which it is worth most.
+/// One instance of a layout at a number of requests that keeps the limits.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Unit {
     pub(crate) times: Times,
@@ -19,10 +19,20 @@ pub(crate) struct Unit {
 impl Unit {
     /// Returns what an instance is worth: requests per second; times how likely they keep the limits,
     /// where that is the objective.
-    pub(crate) fn worth(question: &Question<'_>, point: &Point) -> f64 {
-        match question.demand.requests_per_s {
-            Some(_) => point.per_s,
-            None => point.per_s * point.chance,
+    fn worth(&self, wanted: Option<f64>) -> f64 {
+        match wanted {
+            Some(_) => self.point.per_s,
+            None => self.point.per_s * self.point.chance,
+        }
+    }
+
+    /// Returns what an instance is worth by the objective, of two that are paid the same.
+    fn value(&self, objective: Objective) -> f64 {
+        let Point { per_s, chance, e2e, .. } = self.point;
+        match objective {
+            Objective::Goodput => per_s * chance,
+            Objective::Throughput | Objective::Cost => per_s,
+            Objective::Latency => -per_s * e2e,
         }
     }
 
@@ -35,84 +45,152 @@ impl Unit {
     }
 }
 
-/// So many instances on each of some types.
-#[derive(Clone, Debug, Default)]
-struct Choice {
-    usd: f64,
+/// A choice of some types, as a step from another: what all of it costs and is worth, and what the last
+/// step added.
+#[derive(Clone, Copy, Debug)]
+struct Step<T> {
+    cost: f64,
     worth: f64,
-    /// Units by their place, and how many of each.
-    parts: Vec<(usize, u32)>,
+    added: Option<T>,
+    /// The step before it.
+    before: usize,
 }
 
-impl Choice {
-    fn with(&self, other: &Self) -> Self {
-        Self {
-            usd: self.usd + other.usd,
-            worth: self.worth + other.worth,
-            parts: [self.parts.as_slice(), &other.parts].concat(),
-        }
-    }
-}
+/// Steps kept after each type: of more than so many, some are left out evenly. No fleet of fewer
+/// instances of a type than that has more.
+const MOST: usize = 512;
 
-/// Returns those that cost less than all that are worth as much, by ascending rent.
-fn cheapest(mut choices: Vec<Choice>) -> Vec<Choice> {
-    choices.sort_by(|a, b| a.usd.total_cmp(&b.usd).then(b.worth.total_cmp(&a.worth)));
+/// Returns the steps that cost less than all that are worth as much, by ascending cost.
+fn cheapest<T>(mut steps: Vec<Step<T>>) -> Vec<Step<T>> {
+    steps.sort_by(|a, b| a.cost.total_cmp(&b.cost).then(b.worth.total_cmp(&a.worth)));
     let mut most = f64::NEG_INFINITY;
-    choices.retain(|choice| {
-        let more = choice.worth > most;
-        most = most.max(choice.worth);
+    steps.retain(|step| {
+        let more = step.worth > most;
+        most = most.max(step.worth);
         more
     });
-    choices
+    steps
 }
 
-/// Returns the instances of all types that are best together: the cheapest that are worth `wanted`, else
-/// those that are worth most within the budget.
-fn choose(
+/// Chooses one of each list so that together they are worth `wanted` at the least cost, or are worth most at
+/// a cost of up to `budget`. Each list ascends both in cost and in worth.
+fn choose<T: Copy>(
+    lists: &[Vec<(f64, f64, Option<T>)>],
+    wanted: Option<f64>,
+    budget: f64,
+) -> Option<Vec<T>> {
+    let (last, others) = lists.split_last()?;
+    let mut tree: Vec<Vec<Step<T>>> =
+        vec![vec![Step { cost: 0.0, worth: 0.0, added: None, before: 0 }]];
+    for list in others {
+        let from = tree.last().map_or(&[][..], Vec::as_slice);
+        let pairs = from.iter().enumerate().flat_map(|(before, step)| {
+            list.iter().map(move |&(cost, worth, added)| Step {
+                cost: step.cost + cost,
+                worth: step.worth + worth,
+                added,
+                before,
+            })
+        });
+        let within = pairs.filter(|step| step.cost <= budget);
+        let kept = cheapest(within.collect());
+        let every = kept.len().div_ceil(MOST).max(1);
+        let even = kept.iter().rev().step_by(every).copied().collect::<Vec<_>>();
+        tree.push(even.into_iter().rev().collect());
+    }
+    let ends = tree.last()?.iter().enumerate().filter_map(|(before, step)| {
+        let place = match wanted {
+            Some(wanted) => last.partition_point(|(_, worth, _)| step.worth + worth < wanted),
+            None => last.partition_point(|(cost, ..)| step.cost + cost <= budget).checked_sub(1)?,
+        };
+        let &(cost, worth, added) = last.get(place)?;
+        let end = Step { cost: step.cost + cost, worth: step.worth + worth, added, before };
+        (end.cost <= budget).then_some(end)
+    });
+    let best = ends.min_by(|a, b| {
+        let (cheaper, worthier) = (a.cost.total_cmp(&b.cost), b.worth.total_cmp(&a.worth));
+        if wanted.is_some() { cheaper.then(worthier) } else { worthier.then(cheaper) }
+    })?;
+    let (mut taken, mut before) = (Vec::from_iter(best.added), best.before);
+    for steps in tree.iter().rev() {
+        let step = steps[before];
+        taken.extend(step.added);
+        before = step.before;
+    }
+    taken.reverse();
+    Some(taken)
+}
+
+/// Returns the layout and the number of instances of each type that are best together.
+fn counts(
     question: &Question<'_>,
     laid: &[Laid<'_>],
     units: &[Unit],
     wanted: Option<f64>,
-) -> Option<Choice> {
-    let of_kind = |kind: usize| -> Vec<Choice> {
-        let of = |place: usize| {
-            let point = &units[place].point;
-            let (usd, worth) = (point.usd_per_hour, Unit::worth(question, point));
-            (1..=laid[point.laid].instances).map(move |count| {
+) -> Option<Vec<(usize, u32)>> {
+    let of_kind = |kind: usize| {
+        let own = units.iter().filter(|unit| laid[unit.point.laid].kind == kind);
+        let mut best: Vec<&Unit> = Vec::new();
+        for unit in own {
+            match best.iter_mut().find(|known| known.point.laid == unit.point.laid) {
+                Some(known) if unit.worth(wanted) > known.worth(wanted) => *known = unit,
+                Some(_) => {}
+                None => best.push(unit),
+            }
+        }
+        let steps = best.into_iter().flat_map(|unit| {
+            let (usd, worth, place) =
+                (unit.point.usd_per_hour, unit.worth(wanted), unit.point.laid);
+            (1..=laid[place].instances).map(move |count| {
                 let all = f64::from(count);
-                Choice { usd: usd * all, worth: worth * all, parts: vec![(place, count)] }
+                Step { cost: usd * all, worth: worth * all, added: Some((place, count)), before: 0 }
             })
-        };
-        let own = (0..units.len()).filter(|&place| laid[units[place].point.laid].kind == kind);
-        cheapest([Choice::default()].into_iter().chain(own.flat_map(of)).collect())
+        });
+        let none = Step { cost: 0.0, worth: 0.0, added: None, before: 0 };
+        let kept = cheapest(std::iter::once(none).chain(steps).collect());
+        kept.into_iter().map(|step| (step.cost, step.worth, step.added)).collect()
     };
-    let mut kinds: Vec<Vec<Choice>> = (0..question.gpus.len()).map(of_kind).collect();
-    let last = kinds.pop()?;
-    let others = kinds.into_iter().reduce(|all, own| {
-        let pairs = all.iter().flat_map(|a| own.iter().map(|b| a.with(b)));
-        cheapest(pairs.collect())
-    })?;
-    let within = |usd: f64| question.demand.usd_per_hour.is_none_or(|budget| usd <= budget);
-    let found = others.iter().filter_map(|choice| {
-        // `last` ascends both in rent and in worth.
-        let place = match wanted {
-            Some(wanted) => last.partition_point(|own| choice.worth + own.worth < wanted),
-            None => last.partition_point(|own| within(choice.usd + own.usd)).checked_sub(1)?,
-        };
-        let all = choice.with(last.get(place)?);
-        within(all.usd).then_some(all)
-    });
-    let cheaper = |a: &Choice, b: &Choice| a.usd.total_cmp(&b.usd);
-    let worthier = |a: &Choice, b: &Choice| b.worth.total_cmp(&a.worth);
-    found.min_by(|a, b| match wanted {
-        Some(_) => cheaper(a, b).then(worthier(a, b)),
-        None => worthier(a, b).then(cheaper(a, b)),
-    })
+    let kinds: Vec<Vec<_>> = (0..question.gpus.len()).map(of_kind).collect();
+    let budget = question.demand.usd_per_hour.map_or(f64::INFINITY, |usd| usd * (1.0 + 1e-9));
+    choose(&kinds, wanted, budget)
 }
 
 /// Returns the most requests per second that all types give together.
 pub(crate) fn most(question: &Question<'_>, laid: &[Laid<'_>], units: &[Unit]) -> f64 {
-    choose(question, laid, units, None).map_or(0.0, |choice| choice.worth)
+    let per_s = |place: usize| {
+        let own = units.iter().filter(|unit| unit.point.laid == place);
+        own.map(|unit| unit.point.per_s).fold(0.0, f64::max)
+    };
+    let found = counts(question, laid, units, None).unwrap_or_default();
+    found.into_iter().map(|(place, count)| f64::from(count) * per_s(place)).sum()
+}
+
+/// Returns the numbers of requests at which instances that are paid anyway are best by the objective, and
+/// give what is wanted.
+fn loads(
+    question: &Question<'_>,
+    units: &[Unit],
+    counts: &[(usize, u32)],
+    wanted: Option<f64>,
+) -> Option<Vec<(Unit, u32)>> {
+    let value = |unit: &Unit| unit.value(question.objective);
+    let lists: Vec<Vec<_>> = counts
+        .iter()
+        .map(|&(place, count)| {
+            let all = f64::from(count);
+            let own = units.iter().filter(|unit| unit.point.laid == place);
+            // What is lost by the objective is the price of more requests.
+            let steps = own.map(|unit| Step {
+                cost: -value(unit) * all,
+                worth: unit.point.per_s * all,
+                added: Some((*unit, count)),
+                before: 0,
+            });
+            let kept = cheapest(steps.collect());
+            kept.into_iter().map(|step| (step.cost, step.worth, step.added)).collect()
+        })
+        .collect();
+    choose(&lists, Some(wanted.unwrap_or(0.0)), f64::INFINITY)
 }
 
 /// Returns the best plan of several types together, if it is 1 % better than `best`, the best without.
@@ -122,28 +200,32 @@ pub(crate) fn together(
     units: &[Unit],
     best: Option<&Point>,
 ) -> Option<Plan> {
+    /// How much better it must be to be worth several types.
+    const WORTH_IT: f64 = 1.01;
     let wanted = question.demand.requests_per_s;
     if wanted.is_none() && question.objective != Objective::Goodput {
         return None;
     }
-    /// How much better it must be to be worth several types.
-    const WORTH_IT: f64 = 1.01;
-    let found = choose(question, laid, units, wanted)?;
-    let better = best.is_none_or(|best| match wanted {
-        Some(_) => found.usd * WORTH_IT < best.usd_per_hour,
-        None => found.worth > WORTH_IT * best.per_s * best.chance,
-    });
-    if found.parts.len() < 2 || !better {
+    let counts = counts(question, laid, units, wanted)?;
+    if counts.len() < 2 {
         return None;
     }
-    let mut parts: Vec<Point> =
-        found.parts.iter().map(|&(place, count)| units[place].point(question, count)).collect();
-    parts.sort_by(|a, b| b.per_s.total_cmp(&a.per_s));
-    Some(joined(question, parts.iter().map(|part| part.plan(question, laid)).collect()))
+    let mut points: Vec<Point> = loads(question, units, &counts, wanted)?
+        .into_iter()
+        .map(|(unit, count)| unit.point(question, count))
+        .collect();
+    let sum = |of: fn(&Point) -> f64| points.iter().map(of).sum::<f64>();
+    let better = best.is_none_or(|best| match wanted {
+        Some(_) => sum(|point| point.usd_per_hour) * WORTH_IT < best.usd_per_hour,
+        None => sum(|point| point.per_s * point.chance) > WORTH_IT * best.per_s * best.chance,
+    });
+    points.sort_by(|a, b| b.per_s.total_cmp(&a.per_s));
+    better
+        .then(|| joined(question, points.iter().map(|point| point.plan(question, laid)).collect()))
 }
 
 /// Returns plans as one: what they give and cost together; times are means over all requests.
-fn joined(question: &Question<'_>, mut parts: Vec<Plan>) -> Plan {
+fn joined(question: &Question<'_>, parts: Vec<Plan>) -> Plan {
     let sum = |of: fn(&Plan) -> f64| parts.iter().map(of).sum::<f64>();
     let per_s = sum(|plan| plan.requests_per_s);
     let mean =
@@ -151,7 +233,11 @@ fn joined(question: &Question<'_>, mut parts: Vec<Plan>) -> Plan {
     let gpus = parts.iter().map(|plan| plan.gpus).sum();
     let usd_per_hour = sum(|plan| plan.usd_per_hour);
     let tokens_per_s = per_s * question.workload.output;
-    let all = Plan {
+    let widest = |of: fn(&PlanInterval) -> (f64, f64)| {
+        let all = parts.iter().map(|plan| of(&plan.interval));
+        all.fold((f64::INFINITY, 0.0_f64), |(low, high), own| (low.min(own.0), high.max(own.1)))
+    };
+    Plan {
         gpus,
         ttft: mean(|plan| plan.ttft),
         tpot: mean(|plan| plan.tpot),
@@ -161,9 +247,12 @@ fn joined(question: &Question<'_>, mut parts: Vec<Plan>) -> Plan {
         tokens_per_s_per_user: mean(|plan| plan.tokens_per_s_per_user),
         usd_per_million: usd_per_hour / 3600.0 / tokens_per_s * 1e6,
         usd_per_hour,
+        interval: PlanInterval {
+            ttft: widest(|interval| interval.ttft),
+            tpot: widest(|interval| interval.tpot),
+        },
         chance: mean(|plan| plan.chance),
+        types: parts.clone(),
         ..parts[0].clone()
-    };
-    let beside = parts.split_off(1);
-    Plan { beside, ..all }
+    }
 }

@@ -93,6 +93,12 @@ impl Layout {
         self.tensor * self.pipeline * self.data
     }
 
+    /// Returns the share of a model's layers in its longest stage.
+    pub(crate) fn longest_stage(&self, model: &ModelSpec) -> f64 {
+        let layers = model.layers.max(1);
+        f64::from(layers.div_ceil(self.pipeline.max(1))) / f64::from(layers)
+    }
+
     /// Returns how many GPUs share the experts of a layer.
     pub const fn expert_group(&self) -> u32 {
         self.tensor * self.data

@@ -46,19 +46,19 @@ impl Memory {
     /// to `step_tokens` tokens in a step, with keys and values in `kv`.
     pub fn of(model: &ModelSpec, gpu: &Gpu, layout: Layout, kv: Dtype, step_tokens: u32) -> Self {
         let layout = layout.sound();
-        let (tensor, stages) = (f64::from(layout.tensor), f64::from(layout.pipeline));
+        let (tensor, stage) = (f64::from(layout.tensor), layout.longest_stage(model));
         let experts = model.expert_bytes();
         let shared = model.kv_parts(layout.tensor);
         let wide = f64::from(model.ffn).max(f64::from(model.hidden) * 4.0);
         Self {
             usable: gpu.memory() * SHARE,
-            weights: (model.weight_bytes() - experts) / (tensor * stages)
-                + experts / (f64::from(layout.expert_group()) * stages),
+            weights: (model.weight_bytes() - experts) * stage / tensor
+                + experts * stage / f64::from(layout.expert_group()),
             work: FIXED
                 + f64::from(step_tokens)
                     * (2.0 * wide / tensor + 6.0 * f64::from(model.hidden))
                     * 2.0,
-            kv_per_token: f64::from(model.layers) / stages * model.kv_width() * kv.bytes() / shared,
+            kv_per_token: f64::from(model.layers) * stage * model.kv_width() * kv.bytes() / shared,
         }
     }
 

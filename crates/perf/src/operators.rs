@@ -19,7 +19,7 @@ pub type Work = [f64; Factor::COUNT];
 pub struct OperatorCost {
     calibration: Calibration,
     tensor: f64,
-    /// Layers of one stage, and stages.
+    /// Layers of the longest stage, and stages.
     layers: f64,
     expert_layers: f64,
     pub(crate) stages: u64,
@@ -94,19 +94,21 @@ impl OperatorCost {
         calibration: Calibration,
     ) -> Self {
         let layout = layout.sound();
-        let (tensor, stages) = (f64::from(layout.tensor), f64::from(layout.pipeline));
+        // The longest stage is waited for.
+        let (tensor, stage) = (f64::from(layout.tensor), layout.longest_stage(model));
         let (ranks, group) = (f64::from(layout.data), f64::from(layout.expert_group()));
-        let layers = f64::from(model.layers) / stages;
+        let layers = f64::from(model.layers) * stage;
         let (bandwidth, hidden) = (gpu.bandwidth * 1e9, f64::from(model.hidden));
         let (weights, expert_dtype) = (model.weights, model.expert_dtype());
         let dense = (f64::from(model.layers) * model.attention_params() + model.dense_ffn_params())
-            / (stages * tensor);
+            * stage
+            / tensor;
         let head = model.head_params() / tensor;
-        let expert_layers = model.expert_layers() / stages;
+        let expert_layers = model.expert_layers() * stage;
         let expert = expert_layers * model.expert_params() / group;
         let (experts, active) =
             model.moe.map_or((0.0, 0.0), |moe| (f64::from(moe.experts), f64::from(moe.active)));
-        let short = model.window.map_or(0.0, |window| f64::from(window.layers)) / stages;
+        let short = model.window.map_or(0.0, |window| f64::from(window.layers)) * stage;
         let pair = match model.mla {
             Some(mla) => 2.0 * f64::from(model.heads) * f64::from(mla.nope + mla.rope + mla.value),
             None => 4.0 * f64::from(model.heads) * f64::from(model.head_dim),

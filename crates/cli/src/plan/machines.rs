@@ -1,6 +1,6 @@
 //! The machines of a topology, as the planner asks for them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -47,7 +47,7 @@ impl Machines {
         }
         let kind = |(gpu, places): (&'static Gpu, Vec<usize>)| {
             let seated = |size| (size, Seated::of(&topology, gpu, size as usize, &places));
-            let seated = sizes(places.len() as u32).into_iter().map(seated).collect();
+            let seated = sizes(gpu, places.len() as u32).into_iter().map(seated).collect();
             Kind { gpu, places, seated }
         };
         let kinds = kinds.into_iter().map(kind).collect();
@@ -137,7 +137,12 @@ impl Seated {
         };
         let parts = (2..=size).filter(|part| size.is_multiple_of(*part));
         let ways = parts.filter_map(way).collect();
-        let seating = Seating { instances: groups.len() as u32, ways };
+        let machines = |group: &Vec<usize>| {
+            let hosts = group.iter().map(|&gpu| topology.gpus()[gpu].host);
+            hosts.collect::<BTreeSet<_>>().len() as u32
+        };
+        let machines = groups.iter().map(machines).max().unwrap_or(1);
+        let seating = Seating { instances: groups.len() as u32, machines, ways };
         Self { groups, seating }
     }
 }

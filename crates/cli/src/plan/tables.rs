@@ -66,7 +66,7 @@ pub(super) fn gpus(plan: &Plan) -> String {
         Some((_, known)) => *known += count,
         None => kinds.push((gpu, count)),
     };
-    for part in plan.parts() {
+    for part in plan.each_type() {
         if let Some(prefill) = &part.prefill {
             add(&prefill.gpu, prefill.gpus_per_instance * prefill.instances);
         }
@@ -93,14 +93,14 @@ fn of_type(part: &Plan) -> String {
 
 /// Returns what is said of each type of GPU of a plan.
 fn joined(plan: &Plan, of: impl Fn(&Plan) -> String) -> String {
-    plan.parts().map(of).collect::<Vec<_>>().join(" + ")
+    plan.each_type().iter().map(of).collect::<Vec<_>>().join(" + ")
 }
 
 fn explained(args: &PlanArgs, answer: &Answer) -> String {
     let best = &answer.plans[0];
     let mut text = String::new();
     for (place, plan) in answer.plans.iter().take(usize::from(args.top)).enumerate() {
-        text += &plan.parts().map(made_of).collect::<String>();
+        text += &plan.each_type().iter().map(made_of).collect::<String>();
         if place > 0 {
             text += &format!("  behind the first: {}\n", behind(args.objective, best, plan));
         }
@@ -187,7 +187,7 @@ pub(super) fn front_rows(answer: &Answer) -> Vec<Vec<String>> {
 /// Says what a plan lacks against the best: first in what was to be best.
 fn behind(objective: Objective, best: &Plan, plan: &Plan) -> String {
     let of = |part: &Plan| f64::from(part.requests) * f64::from(part.instances);
-    let per_gpu = |plan: &Plan| plan.parts().map(of).sum::<f64>() / f64::from(plan.gpus);
+    let per_gpu = |plan: &Plan| plan.each_type().iter().map(of).sum::<f64>() / f64::from(plan.gpus);
     let share = |of: fn(&Plan) -> f64| 100.0 * of(plan) / of(best);
     let chances = format!(
         "{:.0} % likely to keep the limits against {:.0} %",

@@ -141,7 +141,7 @@ impl<'t> Trial<'t> {
             bail!("--verify: the requests of the trace come all at once, which is no rate");
         }
         let mut decode = Vec::new();
-        for part in plan.parts() {
+        for part in plan.each_type() {
             let (gpu, layout) = (&part.gpu, &part.layout);
             decode.extend(machines(question, model, part, gpu, layout, part.instances)?);
         }
@@ -298,7 +298,8 @@ fn machines(
     let mut machines = scenario.machines(&fleet, question.model)?;
     let known = question.links.map(|links| links.seatings(gpu, parsed.gpus())).unwrap_or_default();
     let enough = known.into_iter().find(|seating| seating.instances >= count);
-    let seating = enough.unwrap_or(Seating { instances: count, ways: Vec::new() });
+    let usual = Seating { instances: count, machines: 1, ways: Vec::new() };
+    let seating = enough.unwrap_or(usual);
     let cost = question.cost(gpu, parsed, &seating);
     for machine in &mut machines {
         machine.cost = cost.into();

@@ -63,9 +63,9 @@ pub(super) fn emit(
 ) -> Result<String> {
     let mut seated: Vec<Seated> = Vec::new();
     let mut engines: Vec<Engines<'_>> = Vec::new();
-    for part in plan.parts() {
+    for part in plan.each_type() {
         let layout: Layout = part.layout.parse()?;
-        let own = place::seat(part, machines, wanted.port, &seated)?;
+        let own = place::seat(part, machines, wanted.port, (&seated, plan.types.is_empty()))?;
         let of_part = Engines {
             plan: part,
             layout,
@@ -73,7 +73,7 @@ pub(super) fn emit(
             served: served(wanted.model)?,
             quantization: quantization(question.model, wanted)?,
             max_model_len: max_model_len(question, part, layout),
-            mixed: !plan.beside.is_empty(),
+            mixed: !plan.types.is_empty(),
             extra: wanted.extra.clone(),
         };
         engines.extend(vec![of_part; own.len()]);

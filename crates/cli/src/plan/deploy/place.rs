@@ -41,7 +41,7 @@ pub(super) fn seat(
     plan: &Plan,
     machines: Option<&Machines>,
     first_port: u16,
-    seated: &[Seated],
+    (seated, alone): (&[Seated], bool),
 ) -> Result<Vec<Seated>> {
     let (size, count) = (plan.gpus_per_instance, plan.instances);
     let gpu = Gpu::named(&plan.gpu)?;
@@ -55,7 +55,7 @@ pub(super) fn seat(
             let seats = groups.iter().map(|gpus| on_hosts(topology, gpus)).collect();
             (seats, Some((topology, groups)))
         }
-        None => (in_order(gpu, size, count, hosts(seated), plan.beside.is_empty()), None),
+        None => (in_order(gpu, size, count, hosts(seated), alone), None),
     };
     // They become names of files and services.
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
