@@ -163,6 +163,55 @@ fn types_of_gpus_have_machines_of_their_own() {
 }
 
 #[test]
+fn an_instance_over_machines_gets_all_its_gpus_or_is_not_planned() {
+    let question = |layout: &str| format!("--model deepseek-v3 --gpus 60xH200 --layout {layout}");
+    for layout in ["tp1dp15ep", "tp4pp5", "tp4pp15", "tp1pp5dp8ep"] {
+        let refused = emit(&folder("refused"), &question(layout)).expect_err(layout);
+        assert!(refused.contains("no machines hold"), "{layout}: {refused}");
+    }
+    for layout in ["tp8", "tp8pp2", "tp1dp16ep", "tp8dp4ep", "tp4pp2dp4ep"] {
+        let folder = folder(&format!("over-{layout}"));
+        emit(&folder, &question(layout)).expect(layout);
+        for (place, instance) in instances(&folder).iter().enumerate() {
+            let own = |name: &str| {
+                name.starts_with(&format!("engine-{place}-part-"))
+                    || name == format!("engine-{place}.sh")
+            };
+            let files = std::fs::read_dir(&folder).expect("it was written");
+            let names =
+                files.map(|file| file.expect("a file").file_name().into_string().expect("plain"));
+            let gpus: usize =
+                names.filter(|name| own(name)).map(|name| words(&folder, &name).0.len()).sum();
+            assert_eq!(
+                gpus as i64,
+                instance["gpu_count"].as_integer().expect("a number"),
+                "{layout}"
+            );
+        }
+    }
+}
+
+#[test]
+fn what_these_files_cannot_start_is_said() {
+    let amd = emit(&folder("amd"), "--model qwen3-32b --gpus 8xMI300X").expect_err("no CUDA");
+    assert!(amd.contains("starts on CUDA alone"), "{amd}");
+    let folder = folder("one-machine-two-types");
+    std::fs::create_dir_all(&folder).expect("writable");
+    let machine = folder.join("machine.toml");
+    let gpus: Vec<String> = ["H100", "H100", "A100", "A100"]
+        .iter()
+        .enumerate()
+        .map(|(place, model)| format!("{{ name = \"GPU{place}\", model = \"{model}\" }}"))
+        .collect();
+    let text = format!("[[host]]\nname = \"box\"\ngpus = [{}]\n", gpus.join(", "));
+    std::fs::write(&machine, text).expect("writable");
+    let (question, out) =
+        (format!("--model llama-3.1-8b --topology {}", machine.display()), folder.join("out"));
+    emit(&out, &question).expect("it fits");
+    assert!(out.join("compose.yaml").exists() && !out.join("kubernetes.yaml").exists());
+}
+
+#[test]
 fn ranks_on_another_machine_find_the_first() {
     let folder = folder("ranks");
     emit(&folder, "--model deepseek-v3 --gpus 16xH100 --strategy ep").expect("it fits");

@@ -39,16 +39,28 @@ pub struct Gpu {
     /// GPUs of a machine, where the fast links join several.
     #[serde(default)]
     host: Option<u32>,
+    /// Whether it runs CUDA.
+    #[serde(default = "yes")]
+    pub cuda: bool,
     /// Typical rent of one GPU hour.
     #[serde(rename = "price")]
     pub price_per_hour: Usd,
+}
+
+/// What most GPUs do.
+const fn yes() -> bool {
+    true
 }
 
 impl Gpu {
     /// Returns the GPU that `name` means ("NVIDIA H100 80GB HBM3", "a100-40g"), if it is known.
     pub fn find(name: &str) -> Option<&'static Self> {
         let name = name.to_ascii_lowercase();
-        catalogue::gpus().iter().find(|gpu| catalogue::means(&gpu.words, &name))
+        let mut meant = catalogue::gpus().iter().filter(|gpu| catalogue::means(&gpu.words, &name));
+        let first = meant.next()?;
+        // A name that means two GPUs means none; "GB200" holds "B200".
+        let (own, mut others) = (&first.words[0], meant.map(|other| &other.words[0]));
+        others.all(|other| own.contains(other.as_str())).then_some(first)
     }
 
     /// Returns the GPU that `name` means.
@@ -112,7 +124,7 @@ mod tests {
         check("NVIDIA GB200", "GB200");
         check("AMD Instinct MI300X", "MI300X");
         check("h100_sxm", "H100");
-        for unknown in ["abacus", "H1000", "GB2000", "H2000"] {
+        for unknown in ["abacus", "H1000", "GB2000", "H2000", "H100;8xA100", "foo-L4-H100"] {
             assert_eq!(Gpu::find(unknown), None, "{unknown}");
         }
     }

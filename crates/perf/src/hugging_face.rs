@@ -56,6 +56,7 @@ pub(crate) fn read(name: &str, text: &str) -> Result<ModelSpec, SpecError> {
         tied: config["tie_word_embeddings"].as_bool().unwrap_or(false),
         max_context: fields.need("max_position_embeddings")?,
         weights: if only_experts { Dtype::Bf16 } else { quantised.unwrap_or_default() },
+        block: block(whole.get("quantization_config").or(config.get("quantization_config"))),
         experts: only_experts.then_some(Dtype::Fp4),
         mla,
         moe,
@@ -92,6 +93,12 @@ fn window(config: &Value, layers: u32) -> Option<Window> {
         None => layers,
     };
     (sliding > 0).then_some(Window { tokens, layers: sliding })
+}
+
+/// Returns the width of the blocks in which weights are scaled.
+fn block(quantization: Option<&Value>) -> Option<u32> {
+    let sizes = quantization?.get("weight_block_size")?.as_array()?;
+    u32::try_from(sizes.first()?.as_u64()?).ok().filter(|size| *size > 0)
 }
 
 fn dtype(quantization: Option<&Value>) -> Option<Dtype> {

@@ -71,12 +71,25 @@ impl Layout {
                 (false, group) if !moe.ffn.is_multiple_of(group) => {
                     format!("{group} GPUs do not divide its experts' width of {}", moe.ffn)
                 }
+                (false, group) => match model.cuts_blocks(moe.ffn, group) {
+                    Some(block) => format!(
+                        "{group} GPUs cut its experts' width of {} within blocks of {block} that share a scale: \
+                         ep keeps experts whole",
+                        moe.ffn
+                    ),
+                    None => return Ok(()),
+                },
                 _ => return Ok(()),
             }
         } else if data > 1 || expert {
             "it has no experts to share: run replicas instead of ranks".to_owned()
         } else if !model.ffn.is_multiple_of(tensor) {
             format!("{tensor} GPUs do not divide its feed-forward width of {}", model.ffn)
+        } else if let Some(block) = model.cuts_blocks(model.ffn, tensor) {
+            let ffn = model.ffn;
+            format!(
+                "{tensor} GPUs cut its feed-forward width of {ffn} within blocks of {block} that share a scale"
+            )
         } else {
             return Ok(());
         };
@@ -245,6 +258,10 @@ mod tests {
             ("llama-3.1-70b", "tp8pp4"),
             ("qwen3-235b-a22b", "tp1dp8ep"),
             ("deepseek-v3", "tp1dp64ep"),
+            ("minimax-m2", "tp4"),
+            ("minimax-m2", "tp8ep"),
+            ("minimax-m2-fp4", "tp8"),
+            ("deepseek-v3", "tp16"),
         ] {
             assert_eq!(check(model, layout), Ok(()), "{model} {layout}");
         }
@@ -253,6 +270,8 @@ mod tests {
             ("llama-3.1-8b", "tp1pp64", "32 layers for 64 stages"),
             ("llama-3.1-8b", "tp1dp2", "no experts"),
             ("mixtral-8x7b", "tp4dp4ep", "8 experts are fewer than 16"),
+            ("minimax-m2", "tp8", "within blocks of 128"),
+            ("deepseek-v3", "tp4dp8", "ep keeps experts whole"),
         ] {
             let error = check(model, layout).expect_err(layout);
             assert!(error.contains(why), "{error}");

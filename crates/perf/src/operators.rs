@@ -135,7 +135,9 @@ impl OperatorCost {
             (true, true) => EXPERT_ROUND_TRIP + 2.0 * fabric.expert.latency.as_secs_f64(),
             (true, false) => 2.0 * fabric.expert.latency.as_secs_f64(),
         };
-        let gathered = if apart && !layout.expert { expert_layers } else { 0.0 };
+        // The price of an exchange is that of two GPUs; each doubling of their number adds half of it.
+        let among = |gpus: f64| 0.5 + 0.5 * gpus.log2();
+        let gathered = if apart && !layout.expert { expert_layers * among(group) } else { 0.0 };
         Self {
             calibration,
             tensor,
@@ -164,8 +166,7 @@ impl OperatorCost {
             activations: layers * hidden * FLOWS / bandwidth,
             exchange: reduced * hidden * 2.0 * ring / fabric.tensor.bytes_per_second
                 + expert_layers * hidden * sent / fabric.expert.bytes_per_second,
-            // The price is that of two GPUs; each doubling of their number adds half of it.
-            exchanges: if many { reduced * (0.5 + 0.5 * tensor.log2()) } else { 0.0 } + gathered,
+            exchanges: if many { reduced * among(tensor) } else { 0.0 } + gathered,
             floor: expert_layers * trip
                 + if many { reduced * fabric.tensor.latency.as_secs_f64() } else { 0.0 },
             hop: hidden * 2.0 / fabric.stage.bytes_per_second,

@@ -132,6 +132,9 @@ pub struct ModelSpec {
     /// In what its weights are published.
     #[serde(default)]
     pub weights: Dtype,
+    /// Width of the blocks in which its published 8-bit weights are scaled, if they are.
+    #[serde(default)]
+    pub block: Option<u32>,
     /// In what its experts are published, if otherwise.
     #[serde(default)]
     pub experts: Option<Dtype>,
@@ -163,6 +166,7 @@ impl ModelSpec {
             max_context: 0,
             params_b: None,
             weights: Dtype::Bf16,
+            block: None,
             experts: None,
             mla: None,
             moe: None,
@@ -209,6 +213,12 @@ impl ModelSpec {
     /// own stay in that.
     pub fn in_dtype(self, dtype: Dtype) -> Self {
         if self.experts.is_some() { self } else { Self { weights: dtype, ..self } }
+    }
+
+    /// Returns the width of its blocks, if `parts` parts of `width` are not whole blocks.
+    pub(crate) fn cuts_blocks(&self, width: u32, parts: u32) -> Option<u32> {
+        let block = self.block.filter(|_| self.weights == Dtype::Fp8)?;
+        (!(width / parts).is_multiple_of(block)).then_some(block)
     }
 
     /// Returns the dtype of the experts.

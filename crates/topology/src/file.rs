@@ -292,7 +292,7 @@ impl HostEntry {
             let before = said.iter().find(|other| (other.0, other.1) == (low, high));
             if let Some(&(_, _, there)) = before.filter(|before| before.2 != relation) {
                 let [a, b] = [names[a].to_owned(), names[b].to_owned()];
-                let source = Contradiction { a, b, there, back: relation };
+                let source = Contradiction::of_pair(&a, &b, there, relation);
                 return Err(FileError::Contradiction { host: self.name.clone(), source });
             }
             said.push((low, high, relation));

@@ -61,12 +61,29 @@ const SMP_US: f64 = 0.4;
 
 /// Links that contradict each other.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("{a} to {b} is said to be {}, {b} to {a} {}", there.code(), back.code())]
+#[error("{message}")]
 pub struct Contradiction {
-    pub(crate) a: String,
-    pub(crate) b: String,
-    pub(crate) there: Relation,
-    pub(crate) back: Relation,
+    /// A device of which it is said.
+    pub(crate) of: String,
+    message: String,
+}
+
+impl Contradiction {
+    /// A pair is related otherwise in the other direction.
+    pub(crate) fn of_pair(a: &str, b: &str, there: Relation, back: Relation) -> Self {
+        let (there, back) = (there.code(), back.code());
+        let message = format!("{a} to {b} is said to be {there}, {b} to {a} {back}");
+        Self { of: a.to_owned(), message }
+    }
+
+    /// Two devices share a switch with a third, and are apart.
+    fn of_switch(third: &str, a: &str, b: &str, relation: Relation) -> Self {
+        let (pix, relation) = (Relation::Switch.code(), relation.code());
+        let message = format!(
+            "{a} and {b} are each said to be {pix} to {third}, and {relation} to each other"
+        );
+        Self { of: a.to_owned(), message }
+    }
 }
 
 /// One host as relations of its devices: GPUs first, then network cards.
@@ -89,18 +106,32 @@ impl Matrix {
         }
     }
 
-    /// Checks that what is said of a pair is said of it in both directions.
+    /// Checks that what is said of a pair is said of it in both directions, and that devices which share a
+    /// switch with another share it with each other.
     ///
     /// # Errors
-    /// The first pair of which it is not.
+    /// The first devices of which it is not so.
     pub(crate) fn check(&self) -> Result<(), Contradiction> {
         for a in 0..self.relations.len() {
             for b in 0..a {
                 let (there, back) = (self.relations[a][b], self.relations[b][a]);
                 let same = |relation| relation == Relation::Same;
                 if there != back || same(there) {
-                    let name = |device| self.name(device).to_owned();
-                    return Err(Contradiction { a: name(a), b: name(b), there, back });
+                    let (a, b) = (self.name(a), self.name(b));
+                    return Err(Contradiction::of_pair(a, b, there, back));
+                }
+            }
+        }
+        let apart =
+            |relation| matches!(relation, Relation::Bridge | Relation::Node | Relation::System);
+        for (third, row) in self.relations.iter().enumerate() {
+            let beside = |device: &usize| row[*device] == Relation::Switch;
+            let switched: Vec<usize> = (0..row.len()).filter(beside).collect();
+            for (place, &a) in switched.iter().enumerate() {
+                if let Some(&b) = switched[..place].iter().find(|&&b| apart(self.relations[a][b])) {
+                    let relation = self.relations[a][b];
+                    let [third, a, b] = [third, b, a].map(|device| self.name(device));
+                    return Err(Contradiction::of_switch(third, a, b, relation));
                 }
             }
         }

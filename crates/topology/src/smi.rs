@@ -154,11 +154,11 @@ pub(crate) fn read(text: &str) -> Result<Matrix, SmiError> {
         }
     }
     matrix.check().map_err(|contradiction| {
-        let Contradiction { a, .. } = &contradiction;
+        let Contradiction { of, .. } = &contradiction;
         let row = lines
             .iter()
             .skip(head + 1)
-            .position(|line| words(line).first().is_some_and(|word| word.text == a));
+            .position(|line| words(line).first().is_some_and(|word| word.text == of));
         at(head + 1 + row.unwrap_or(0), 1, contradiction.to_string())
     })?;
     Ok(matrix)

@@ -127,5 +127,10 @@ fn mistakes_are_told_with_line_and_column() {
     check(" X \tNV4\t0-7", " X \tNV4\tsome", 2, 1, "CPUs `some`: expected numbers");
     check("\tGPU0\tGPU1\tCPU", "\tGPU0\tGPU0\tCPU", 1, 7, "GPU0 has two columns");
     check("GPU0\t X ", "GPU0\tNV4", 2, 6, "GPU0 to GPU0 is `NV4`");
+    let switch =
+        "\tGPU0\tGPU1\tGPU2\nGPU0\t X \tPIX\tPIX\nGPU1\tPIX\t X \tSYS\nGPU2\tPIX\tSYS\t X \n";
+    let (line, _, said) = fails(switch);
+    assert_eq!(line, 3, "{said}");
+    assert_eq!(said, "GPU1 and GPU2 are each said to be PIX to GPU0, and SYS to each other");
     assert_eq!(fails("").2, fails("nvidia-smi: command not found").2);
 }

@@ -28,8 +28,8 @@ use verify::{Arriving, Verified, verify};
 /// Lay a model over GPUs, under limits and a price
 ///
 /// Every layout that vLLM would load (tensor, pipeline, data and expert parallelism, and several at once;
-/// in powers of two and in what divides the number of GPUs) and that fits into memory, at numbers of requests
-/// that keep the limits. Times are those of a steady load: docs/PLANNING.md says what that leaves out.
+/// within a machine or over whole ones) and that fits into memory, at numbers of requests that keep the limits.
+/// Times are those of a steady load: docs/PLANNING.md says what that leaves out.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
 Examples:
@@ -167,7 +167,7 @@ pub(crate) fn run(args: &PlanArgs, quiet: bool) -> Result<()> {
         Some((_, shape)) => (shape.mean_prompt, shape.mean_output.max(1.0)),
         None => (args.isl.unwrap_or(0.0), args.osl.unwrap_or(0.0)),
     };
-    if args.cached > 0.0 && args.cached >= isl {
+    if !(args.cached == 0.0 || (0.0..isl).contains(&args.cached)) {
         bail!("--cached {}: expected less than the {isl} prompt tokens", args.cached);
     }
     let question = Question {

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use sagellm_parallelism::{Answer, Plan};
 
 use super::PlanArgs;
-use super::tables::{gpus, instances, plan_rows};
+use super::tables::{gpus, instances, of_type, plan_rows};
 use super::verify::{Verified, rows as verified_rows};
 use crate::html::charts::{Dots, dots, parts};
 use crate::html::{escaped, figure, page};
@@ -55,10 +55,11 @@ pub(super) fn of(args: &PlanArgs, answer: &Answer, verified: &[Verified]) -> Str
         .plans
         .iter()
         .take(DRAWN)
-        .map(|plan| {
-            let shares = &plan.decode;
+        .flat_map(Plan::each_type)
+        .map(|part| {
+            let shares = &part.decode;
             let made = vec![shares.compute, shares.memory, shares.communication, shares.overhead];
-            (instances(plan), made)
+            (format!("{} on {}", of_type(part), gpus(part)), made)
         })
         .collect();
     body.push_str(&parts("Of what a decode step is made", &names, &bars));
@@ -108,7 +109,7 @@ fn pareto(answer: &Answer) -> String {
         radius,
         points: plans.map(point).collect(),
     };
-    // The line is of the two figures that are drawn; others are there for their time to first token.
+    // The line is of the two figures that are drawn; others are there for their TTFT or price.
     let mut most = 0.0;
     let (line, beside): (Vec<&Plan>, Vec<&Plan>) = answer.front.iter().partition(|plan| {
         let more = plan.tokens_per_s_per_gpu > most;

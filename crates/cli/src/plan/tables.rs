@@ -83,7 +83,7 @@ pub(super) fn instances(plan: &Plan) -> String {
 }
 
 /// Returns the instances of one type of GPU.
-fn of_type(part: &Plan) -> String {
+pub(super) fn of_type(part: &Plan) -> String {
     let decode = format!("{} × {}", part.instances, part.layout);
     match &part.prefill {
         Some(prefill) => format!("{} × {} → {decode}", prefill.instances, prefill.layout),
@@ -102,11 +102,13 @@ fn explained(args: &PlanArgs, answer: &Answer) -> String {
     for (place, plan) in answer.plans.iter().take(usize::from(args.top)).enumerate() {
         text += &plan.each_type().iter().map(made_of).collect::<String>();
         if place > 0 {
-            text += &format!("  behind the first: {}\n", behind(args.objective, best, plan));
+            text += &format!("  behind the first: {}\n", behind(args, best, plan));
         }
     }
-    text += "\nPareto front: what no other point beats in all four figures\n";
-    text += &crate::simulate::aligned(&front_rows(answer));
+    if !answer.front.is_empty() {
+        text += "\nPareto front: what no other point beats in all four figures\n";
+        text += &crate::simulate::aligned(&front_rows(answer));
+    }
     if !answer.rejected.is_empty() {
         text += "\nNot taken\n";
     }
@@ -121,8 +123,9 @@ fn made_of(part: &Plan) -> String {
     let percent = |share: f64| format!("{:.0} %", share * 100.0);
     let shares = &part.decode;
     let mut text = format!(
-        "\n{}: decode steps are {} arithmetic, {} memory, {} between GPUs, {} overhead{}; prompts take {} of the time\n  {} KV tokens per instance, {} of them free; 80 % of runs like it took {:.2} to {:.2} times this TTFT and {:.2} to {:.2} times this TPOT\n",
+        "\n{} on {}: decode steps are {} arithmetic, {} memory, {} between GPUs, {} overhead{}; prompts take {} of the time\n  {} KV tokens per instance, {} of them free; 80 % of runs like it took {:.2} to {:.2} times this TTFT and {:.2} to {:.2} times this TPOT\n",
         of_type(part),
+        gpus(part),
         percent(shares.compute),
         percent(shares.memory),
         percent(shares.communication),
@@ -149,12 +152,15 @@ fn made_of(part: &Plan) -> String {
     text
 }
 
-/// Returns the heads of a table, and a row for each layout of the front: from its fastest point to the one
-/// that gives the most.
-pub(super) fn front_rows(answer: &Answer) -> Vec<Vec<String>> {
+/// Returns the heads of a table, and a row for each layout of the front, with the range of its points.
+fn front_rows(answer: &Answer) -> Vec<Vec<String>> {
     let mut layouts: Vec<(String, Vec<&Plan>)> = Vec::new();
     for plan in &answer.front {
-        let prefill = plan.prefill.as_ref().map(|prefill| format!("{} → ", prefill.layout));
+        let prefill = plan.prefill.as_ref().map(|prefill| {
+            let elsewhere = prefill.gpu != plan.gpu;
+            let on = if elsewhere { format!(" on {}", prefill.gpu) } else { String::new() };
+            format!("{}{on} → ", prefill.layout)
+        });
         let name = format!("{}{} on {}", prefill.unwrap_or_default(), plan.layout, plan.gpu);
         match layouts.iter_mut().find(|(known, _)| *known == name) {
             Some((_, points)) => points.push(plan),
@@ -165,10 +171,11 @@ pub(super) fn front_rows(answer: &Answer) -> Vec<Vec<String>> {
     let mut rows = vec![heads.map(str::to_owned).to_vec()];
     for (name, points) in layouts {
         let range = |of: fn(&Plan) -> f64, digits: usize| {
-            let (first, last) = (of(points[0]), of(points[points.len() - 1]));
+            let all = || points.iter().map(|point| of(point));
+            let (least, most) = (all().fold(f64::INFINITY, f64::min), all().fold(0.0, f64::max));
             match points.len() {
-                1 => format!("{first:.digits$}"),
-                _ => format!("{first:.digits$} … {last:.digits$}"),
+                1 => format!("{least:.digits$}"),
+                _ => format!("{least:.digits$} … {most:.digits$}"),
             }
         };
         rows.push(vec![
@@ -185,7 +192,7 @@ pub(super) fn front_rows(answer: &Answer) -> Vec<Vec<String>> {
 }
 
 /// Says what a plan lacks against the best: first in what was to be best.
-fn behind(objective: Objective, best: &Plan, plan: &Plan) -> String {
+fn behind(args: &PlanArgs, best: &Plan, plan: &Plan) -> String {
     let of = |part: &Plan| f64::from(part.requests) * f64::from(part.instances);
     let per_gpu = |plan: &Plan| plan.each_type().iter().map(of).sum::<f64>() / f64::from(plan.gpus);
     let share = |of: fn(&Plan) -> f64| 100.0 * of(plan) / of(best);
@@ -194,7 +201,7 @@ fn behind(objective: Objective, best: &Plan, plan: &Plan) -> String {
         100.0 * plan.chance,
         100.0 * best.chance
     );
-    let mut why = match objective {
+    let mut why = match args.objective {
         Objective::Throughput => {
             vec![format!("{:.0} % of its tokens per GPU", share(|plan| plan.tokens_per_s_per_gpu))]
         }
@@ -212,7 +219,9 @@ fn behind(objective: Objective, best: &Plan, plan: &Plan) -> String {
         }
     };
     if (plan.usd_per_hour / best.usd_per_hour - 1.0).abs() > 0.005 {
-        why.push(format!("{:.0} % of its rent", share(|plan| plan.usd_per_hour)));
+        let rent = format!("{:.0} % of its rent", share(|plan| plan.usd_per_hour));
+        // Where so much is to be served, the rent decides.
+        why.insert(if args.rate.is_some() { 0 } else { why.len() }, rent);
     }
     why.push(format!(
         "{:.1} requests at a time per GPU against {:.1}",

@@ -16,6 +16,8 @@ const TPOT_LIMITS_MS: [f64; 11] =
     [8.0, 10.0, 12.0, 15.0, 20.0, 25.0, 30.0, 40.0, 50.0, 75.0, 100.0];
 /// Errors of predictions whose price is told.
 const ERRORS: [f64; 5] = [0.01, 0.03, 0.05, 0.07, 0.1];
+/// Lengths were drawn evenly from 0.8 to 1 times the nominal ones.
+const MEAN_LENGTH: f64 = 0.9;
 /// The limit on the time to first token.
 const TTFT_LIMIT_MS: f64 = 2_000.0;
 
@@ -111,12 +113,11 @@ fn predicted(replay: &Replay, row: &Measured) -> (f64, f64) {
         sequences: row.batch_size,
         step_tokens: f64::from(Replay::BUDGET),
     };
-    // Lengths were drawn evenly from 0.8 to 1 times the nominal ones.
     let load = SteadyLoad {
         requests: row.batch_size,
-        prompt: 0.9 * row.isl,
+        prompt: MEAN_LENGTH * row.isl,
         cached: 0.0,
-        output: 0.9 * row.osl,
+        output: MEAN_LENGTH * row.osl,
         rounds: f64::from(Replay::ROUNDS),
     };
     let steady = Steady::of(&cost, &limits, &load);
@@ -318,7 +319,8 @@ pub fn decide(rows: &[Measured]) -> Decisions {
                 row.batch_size as u32,
             ),
             room: Interval::room(
-                row.batch_size * 0.9 * (row.isl + 0.5 * row.osl) / replay.kv_tokens() as f64,
+                row.batch_size * MEAN_LENGTH * (row.isl + 0.5 * row.osl)
+                    / replay.kv_tokens() as f64,
             ),
         });
     }
@@ -363,6 +365,11 @@ pub fn decide(rows: &[Measured]) -> Decisions {
 impl Decisions {
     /// Returns the choices as a table, and what they cost in the mean.
     pub fn to_markdown(&self) -> String {
+        if self.decisions.is_empty() {
+            return "No model, precision, GPU and shape was measured with two sizes of tensor parallelism that \
+                    keep a limit: there is nothing to choose.\n"
+                .to_owned();
+        }
         let mut text = String::from(
             "| model, GPU | tokens | TPOT ≤ ms | chosen | best measured | regret |\n|---|--:|--:|--:|--:|--:|\n",
         );

@@ -1,5 +1,7 @@
 //! Compose and Kubernetes files.
 
+use std::collections::BTreeSet;
+
 use anyhow::Result;
 use sagellm_types::ExecutionInstance;
 use serde_json::{Value, json};
@@ -93,6 +95,25 @@ fn volumes(words: &[String]) -> Vec<String> {
     }
 }
 
+/// Checks that each machine has GPUs of one type: pods are sent to machines, not to GPUs.
+///
+/// # Errors
+/// The name of one that has several.
+pub(super) fn types_apart(started: &[(&Engines<'_>, &Seated)]) -> std::result::Result<(), String> {
+    let mut known: Vec<(&str, &str)> = Vec::new();
+    for (engines, instance) in started {
+        for seat in &instance.seats {
+            let gpu = engines.plan.gpu.as_str();
+            match known.iter().find(|(host, _)| *host == seat.host) {
+                Some((_, other)) if *other != gpu => return Err(seat.host.clone()),
+                Some(_) => {}
+                None => known.push((&seat.host, gpu)),
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Returns a manifest: a set of pods for each instance, and the gateway with its settings.
 pub(super) fn kubernetes(
     started: &[(&Engines<'_>, &Seated)],
@@ -168,11 +189,11 @@ pub(super) fn kubernetes(
     let mut text = format!(
         "# kubectl apply -f kubernetes.yaml. {SAGELLM}: an image with the program sagellm on its path.\n"
     );
-    if let Some((engines, _)) = started.iter().find(|(engines, _)| engines.mixed) {
-        let gpu = &engines.plan.gpu;
-        text += &format!(
-            "# Nodes say which GPUs they have: kubectl label node NAME {GPU_LABEL}={gpu}\n"
-        );
+    let labelled = started.iter().filter(|(engines, _)| engines.mixed);
+    let types: BTreeSet<&str> = labelled.map(|(engines, _)| engines.plan.gpu.as_str()).collect();
+    for gpu in types {
+        text +=
+            &format!("# kubectl label node NAME {GPU_LABEL}={gpu}: each node that has such GPUs\n");
     }
     for part in parts {
         text += "---\n";

@@ -43,6 +43,14 @@ pub(super) fn refuse(folder: &Path, plan: &Plan) -> Result<()> {
              values over yet; --split never plans without"
         );
     }
+    for part in plan.each_type() {
+        if !Gpu::named(&part.gpu)?.cuda {
+            bail!(
+                "--emit: {} is not NVIDIA's, and what is written here starts on CUDA alone",
+                part.gpu
+            );
+        }
+    }
     let holds = |folder: &Path| folder.read_dir().is_ok_and(|mut files| files.next().is_some());
     if folder.exists() && (!folder.is_dir() || holds(folder)) {
         bail!("--emit: {} is there already: expected a new or an empty folder", folder.display());
@@ -109,7 +117,10 @@ pub(super) fn emit(
         .collect::<Result<_>>()?;
     files.push(("sagellm.toml".to_owned(), settings(&listed)?));
     files.extend(manifests::compose(&started)?);
-    files.push(manifests::kubernetes(&started, &listed)?);
+    let apart = manifests::types_apart(&started);
+    if apart.is_ok() {
+        files.push(manifests::kubernetes(&started, &listed)?);
+    }
     std::fs::create_dir_all(folder)
         .with_context(|| format!("cannot create {}", folder.display()))?;
     let mut text = format!("\nWritten to {}\n", folder.display());
@@ -118,6 +129,12 @@ pub(super) fn emit(
         std::fs::write(&path, content)
             .with_context(|| format!("cannot write {}", path.display()))?;
         let _ = writeln!(text, "  {name}");
+    }
+    if let Err(host) = apart {
+        let _ = writeln!(
+            text,
+            "  no kubernetes.yaml: {host} has GPUs of several types, and a pod cannot ask for one of them"
+        );
     }
     Ok(text)
 }
