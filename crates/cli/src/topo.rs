@@ -152,7 +152,9 @@ fn best_groups(topology: &Topology, size: usize, count: usize) -> Result<String>
             true => format!("{} GB/s", group.gb_per_s),
             false => "alone".to_owned(),
         };
-        out += &format!("{}  {width}, {} NUMA nodes\n", names.join(" "), group.numa_nodes);
+        let nodes = group.numa_nodes;
+        let plural = if nodes == 1 { "" } else { "s" };
+        out += &format!("{}  {width}, {nodes} NUMA node{plural}\n", names.join(" "));
     }
     let used: Vec<usize> = groups.iter().flat_map(|group| group.gpus.clone()).collect();
     let left: Vec<usize> = all.into_iter().filter(|gpu| !used.contains(gpu)).collect();
@@ -191,7 +193,7 @@ mod tests {
     fn groups_and_paths_are_shown() {
         let machine = Topology::preset("hgx-h100", 1).expect("listed");
         let shown = best_groups(&machine, 4, 1).expect("they fit");
-        assert!(shown.starts_with("GPU0 GPU1 GPU2 GPU3  450 GB/s, 1 NUMA nodes"), "{shown}");
+        assert!(shown.starts_with("GPU0 GPU1 GPU2 GPU3  450 GB/s, 1 NUMA node\n"), "{shown}");
         assert!(shown.contains("4 GPUs are left, 0 % of them apart"), "{shown}");
         let way = between(&machine, 0, 7).expect("joined");
         assert_eq!(way, "GPU0 – NVSwitch – GPU7: 450 GB/s in one direction (NVLink), 1.0 µs\n");

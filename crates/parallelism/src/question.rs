@@ -287,10 +287,10 @@ pub enum PlanError {
         /// The smallest fleet that would do.
         enough: String,
     },
-    /// A request is longer than the model's context.
-    #[error("a request has {tokens:.0} tokens; {model} takes contexts of up to {most}")]
+    /// A request, or the context that is to fit, is longer than the model's.
+    #[error("{tokens:.0} tokens are to fit into a context; {model} takes up to {most}")]
     TooLong {
-        /// Its tokens.
+        /// The tokens.
         tokens: f64,
         /// The model.
         model: String,
@@ -439,15 +439,6 @@ impl Question<'_> {
             }
         }
         let (tokens, most) = (self.longest(), self.model.max_context);
-        let longest = self.engine.max_model_len;
-        if longest > most {
-            let (field, found) = ("max_model_len", f64::from(longest));
-            return Err(PlanError::Figure {
-                field,
-                found,
-                expected: "no more than the model's context",
-            });
-        }
         if tokens > f64::from(most) {
             return Err(PlanError::TooLong { tokens, model: self.model.name.clone(), most });
         }
