@@ -7,7 +7,7 @@ use sagellm_types::ParallelismType;
 
 use crate::plan::Rejected;
 use crate::question::{PlanError, Question, Seating};
-use crate::strategy::{kind_of, supported_strategies};
+use crate::strategy::{kind_of, sizes, supported_strategies};
 
 /// A layout that fits.
 pub(crate) struct Laid<'a> {
@@ -31,8 +31,8 @@ pub(crate) struct Obstacles {
     lacking: Option<(DoesNotFit, Layout)>,
     /// The least rent of one instance that fits and is too dear, in US dollars per hour.
     too_dear: Option<f64>,
-    /// Whether one fits that no machines hold.
-    apart: bool,
+    /// Why one that fits cannot be seated.
+    apart: Option<String>,
 }
 
 /// Returns all layouts that are legal, fit and can be paid for, in the order of their names.
@@ -63,12 +63,18 @@ pub(crate) fn lay_out<'a>(
             let refused = seatings.iter().find_map(|seating| seating.refuses(layout));
             seatings.retain(|seating| seating.refuses(layout).is_none());
             if seatings.is_empty() {
-                reject(refused.unwrap_or_else(|| "no machines hold it in equal parts".to_owned()));
-                obstacles.apart = true;
+                let why = refused.unwrap_or_else(|| {
+                    let each = question.per_machine(gpu);
+                    format!(
+                        "{layout} takes as many GPUs on each of its machines, which have {each}"
+                    )
+                });
+                reject(why.clone());
+                obstacles.apart.get_or_insert(why);
                 continue;
             }
             let hour = gpu.price_per_hour.0 * f64::from(layout.gpus());
-            let paid = question.demand.affords(hour);
+            let paid = question.demand.affords(hour, 0.0);
             if paid == 0 {
                 reject(format!("one instance costs {hour:.2} US dollars per hour"));
                 obstacles.too_dear = Some(obstacles.too_dear.map_or(hour, |least| least.min(hour)));
@@ -96,8 +102,8 @@ impl Obstacles {
         if let (Some(least), Some(budget)) = (self.too_dear, question.demand.usd_per_hour) {
             return PlanError::TooDear { budget, least };
         }
-        if self.apart {
-            return PlanError::Apart;
+        if let Some(why) = self.apart {
+            return PlanError::Apart { why };
         }
         if let Some((error, layout)) = self.lacking {
             let (error, enough) = (Box::new(error), question.enough());
@@ -119,10 +125,11 @@ impl Question<'_> {
             let fitting = layout.gpus() <= count;
             return fitting.then_some((kind_of(layout), layout)).into_iter().collect();
         }
+        let sizes = sizes(self.per_machine(gpu), count);
         let wanted = |kind| self.hint.is_none_or(|hint| hint == kind);
         let asked = supported_strategies().into_iter().filter(|strategy| wanted(strategy.kind()));
         let proposed = asked.flat_map(|strategy| {
-            let layouts = strategy.layouts(self.model, gpu, count);
+            let layouts = strategy.layouts(self.model, gpu, &sizes);
             layouts.into_iter().map(move |layout| (strategy.kind(), layout))
         });
         if count == 0 { Vec::new() } else { proposed.collect() }
@@ -156,7 +163,7 @@ impl Question<'_> {
                 let layouts = any.layouts(gpu, *count).into_iter().map(|(_, layout)| layout);
                 let mut whole = layouts.filter(|layout| layout.gpus() == *count);
                 whole.any(|layout| {
-                    let seating = Seating::on_usual_machines(gpu, *count, *count);
+                    let seating = Seating::on_machines(any.per_machine(gpu), *count, *count);
                     let started = seating.is_some_and(|s| s.refuses(layout).is_none());
                     started && any.fits(gpu, layout).is_ok()
                 })

@@ -122,7 +122,7 @@ pub struct Answer {
     pub plans: Vec<Plan>,
     /// Operating points of which none is better in all of tokens per second and GPU, tokens per second and
     /// request, dollars per token and time to first token, from the fastest for a request to the slowest.
-    /// What differs by less than 3 % counts as equal; of the instances that prefill, the fewest and the
+    /// Figures are compared in steps of 3 %; of the instances that prefill, the fewest and the
     /// most are looked at.
     pub front: Vec<Plan>,
     /// Layouts that do not fit or do not keep the limits.

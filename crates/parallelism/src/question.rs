@@ -90,6 +90,9 @@ pub trait Links: std::fmt::Debug {
     /// is there: fewer on wider ways, say, or more on narrower ones.
     fn seatings(&self, gpu: &Gpu, gpus: u32) -> Vec<Seating>;
 
+    /// Returns how many GPUs of a type the largest machine has.
+    fn per_machine(&self, gpu: &Gpu) -> u32;
+
     /// Returns the narrowest way from a GPU of one type to a GPU of another; `None` if it is not known.
     fn between(&self, from: &Gpu, to: &Gpu) -> Option<Link>;
 }
@@ -107,10 +110,9 @@ pub struct Seating {
 }
 
 impl Seating {
-    /// Returns how instances of `size` GPUs are seated on `count` GPUs in machines of the usual size, the
-    /// last of which holds the rest; `None` if no machines hold one in equal parts.
-    pub fn on_usual_machines(gpu: &Gpu, size: u32, count: u32) -> Option<Self> {
-        let each = gpu.per_host();
+    /// Returns how instances of `size` GPUs are seated on `count` GPUs in machines of `each`, the last of
+    /// which holds the rest; `None` if no machines hold one in equal parts.
+    pub fn on_machines(each: u32, size: u32, count: u32) -> Option<Self> {
         let (full, rest) = (count / each, count % each);
         let (instances, machines) = match size.div_ceil(each) {
             1 => (full * (each / size) + rest / size, 1),
@@ -118,6 +120,34 @@ impl Seating {
             _ => return None,
         };
         (instances > 0).then_some(Self { instances, machines, ways: Vec::new() })
+    }
+
+    /// Returns how many instances of `size` GPUs find a seat on such machines beside so many others, that fill
+    /// one machine after the other, the one with the rest first or last.
+    pub(crate) fn beside(each: u32, size: u32, count: u32, (other, others): (u32, u32)) -> u32 {
+        let (full, rest) = (count / each, count % each);
+        let room = |free: u32| if size > each { 0 } else { free / size };
+        let seated = |full: u32, partly: u32| {
+            let whole = if size > each { full / (size / each) } else { 0 };
+            full * room(each) + whole + partly
+        };
+        if other > each {
+            return match full.checked_sub(others * (other / each)) {
+                Some(left) => seated(left, room(rest)),
+                None => 0,
+            };
+        }
+        let (of_machine, of_rest) = (each / other, rest / other);
+        let filled = |in_rest: u32| {
+            let (machines, last) =
+                ((others - in_rest) / of_machine, (others - in_rest) % of_machine);
+            let taken = machines + u32::from(last > 0);
+            let free = full.checked_sub(taken)?;
+            let in_last = if last > 0 { room(each - last * other) } else { 0 };
+            let beside = machines * room(each - of_machine * other) + in_last;
+            Some(seated(free, beside + room(rest - in_rest * other)))
+        };
+        filled(0).max(filled(of_rest.min(others))).unwrap_or(0)
     }
 
     /// Returns why vLLM cannot start a layout that is seated so, if it cannot: the GPUs that share a layer
@@ -147,16 +177,14 @@ pub struct Demand {
 }
 
 impl Demand {
-    /// Returns how many times a rent can be paid, but for what rounding takes.
-    pub(crate) fn affords(&self, usd_per_hour: f64) -> u32 {
-        let times = |budget: f64| ((budget / usd_per_hour) * (1.0 + 1e-9)).max(0.0) as u32;
-        self.usd_per_hour.map_or(u32::MAX, times)
+    /// Returns the budget and what rounding may have taken of it, in US dollars per hour.
+    pub(crate) fn budget(&self) -> f64 {
+        self.usd_per_hour.map_or(f64::INFINITY, |usd| usd * (1.0 + 1e-9))
     }
 
-    /// Returns what is left of the budget.
-    pub(crate) fn without(&self, usd_per_hour: f64) -> Self {
-        let left = |budget: f64| budget - usd_per_hour + 1e-9 * budget;
-        Self { usd_per_hour: self.usd_per_hour.map(left), ..*self }
+    /// Returns how many times a rent can be paid beside another.
+    pub(crate) fn affords(&self, usd_per_hour: f64, beside: f64) -> u32 {
+        ((self.budget() - beside) / usd_per_hour).max(0.0) as u32
     }
 }
 
@@ -324,11 +352,12 @@ pub enum PlanError {
         /// The most that any layout gives.
         most: f64,
     },
-    /// What fits is spread over more GPUs than lie together.
-    #[error(
-        "no machines hold an instance that the model fits into: engines want as many GPUs on each"
-    )]
-    Apart,
+    /// What fits cannot be seated on the machines.
+    #[error("no machines hold an instance that the model fits into: {why}")]
+    Apart {
+        /// What stands against it.
+        why: String,
+    },
     /// The layout that is asked takes more GPUs than there are.
     #[error("{layout} takes {gpus} GPUs of one type: there are {most}")]
     TooWide {
@@ -364,8 +393,15 @@ impl Question<'_> {
     pub(crate) fn seatings(&self, gpu: &Gpu, layout: Layout, count: u32) -> Vec<Seating> {
         match self.links {
             Some(links) => links.seatings(gpu, layout.gpus()),
-            None => Seating::on_usual_machines(gpu, layout.gpus(), count).into_iter().collect(),
+            None => {
+                Seating::on_machines(gpu.per_host(), layout.gpus(), count).into_iter().collect()
+            }
         }
+    }
+
+    /// Returns how many GPUs a machine has at most.
+    pub(crate) fn per_machine(&self, gpu: &Gpu) -> u32 {
+        self.links.map_or_else(|| gpu.per_host(), |links| links.per_machine(gpu)).max(1)
     }
 
     /// Returns how long the steps of an instance take that is seated so.

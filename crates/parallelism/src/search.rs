@@ -1,8 +1,8 @@
 //! The search: every legal layout that fits, at every number of requests that keeps the limits.
 //!
 //! A decode step grows with the number of requests, once there is one for each stage of each rank, and no
-//! request gets its tokens faster: where a step alone breaks the limit, larger numbers are not looked at. (The time to first token does not only grow:
-//! experts that decodes read anyway cost a prompt less.) That leaves the answer as it is: a property test
+//! request gets its tokens faster: where a step alone breaks the limit, larger numbers are not looked at.
+//! (The time to first token does not only grow: experts that decodes read anyway cost a prompt less.) That leaves the answer as it is: a property test
 //! compares it with the exhaustive search.
 
 use sagellm_perf::Layout;

@@ -13,7 +13,7 @@ use sagellm_perf::{Dtype, Link, Prompts};
 use crate::laid::Laid;
 use crate::plan::PlanInterval;
 use crate::point::{Point, Times};
-use crate::question::{Question, Split};
+use crate::question::{Question, Seating, Split};
 use crate::search::{Found, grid};
 
 /// Most of the time that prompts may take of an instance, and reads of a link: beyond, a queue that is
@@ -206,13 +206,18 @@ impl Pair<'_, '_> {
     /// Returns how many prefilling instances there may be beside so many that decode.
     fn most(&self, question: &Question<'_>, decoding: u32) -> u32 {
         let ((_, prefill), (_, decode)) = (self.prefill, self.decode);
-        let taken = match prefill.kind == decode.kind {
-            true => decode.layout.gpus() * decoding,
-            false => 0,
+        let (count, size) = (question.gpus[prefill.kind].1, prefill.layout.gpus());
+        let there = if prefill.kind != decode.kind {
+            prefill.instances
+        } else if question.links.is_some() {
+            let taken = decode.layout.gpus() * decoding;
+            prefill.instances.min(count.saturating_sub(taken) / size)
+        } else {
+            let each = prefill.gpu.per_host();
+            Seating::beside(each, size, count, (decode.layout.gpus(), decoding))
         };
-        let there = question.gpus[prefill.kind].1.saturating_sub(taken) / prefill.layout.gpus();
-        let left = question.demand.without(decode.usd_per_hour() * f64::from(decoding));
-        there.min(left.affords(prefill.usd_per_hour()))
+        let rent = decode.usd_per_hour() * f64::from(decoding);
+        there.min(question.demand.affords(prefill.usd_per_hour(), rent))
     }
 
     /// Returns the time to first token.

@@ -8,9 +8,9 @@ pub trait ParallelismStrategy {
     /// Returns which kind it is.
     fn kind(&self) -> ParallelismType;
 
-    /// Returns the legal layouts of `model` over at most `gpus` GPUs of a type, in ascending order;
-    /// whether they fit into memory is not its question.
-    fn layouts(&self, model: &ModelSpec, gpu: &Gpu, gpus: u32) -> Vec<Layout>;
+    /// Returns the legal layouts of `model` over as many GPUs of a type as an instance may have, which are
+    /// `sizes`; in ascending order. Whether they fit into memory is not its question.
+    fn layouts(&self, model: &ModelSpec, gpu: &Gpu, sizes: &[u32]) -> Vec<Layout>;
 }
 
 /// A strategy is used through a trait object.
@@ -43,13 +43,18 @@ pub fn supported_strategies() -> [&'static dyn ParallelismStrategy; 5] {
     [&Tensor, &Pipeline, &Data, &Expert, &Hybrid]
 }
 
-/// Returns of how many GPUs an instance is, where there are `gpus`, ascending: any number that fits on a
-/// machine of the usual size, and of whole machines powers of two and whatever divides `gpus`.
-pub fn sizes(gpu: &Gpu, gpus: u32) -> Vec<u32> {
-    let each = gpu.per_host();
-    let machines = (1..).map(|count: u32| count.saturating_mul(each)).take_while(|n| *n <= gpus);
-    let even = |size: &u32| size.is_power_of_two() || gpus.is_multiple_of(*size);
-    (1..=each.min(gpus)).chain(machines.skip(1).filter(even)).collect()
+/// Returns of how many GPUs an instance may be, where there are `gpus` on machines of `each`, ascending: any
+/// number that fits on a machine, up to four whole machines, and of more of them powers of two and
+/// whatever divides `gpus`.
+pub fn sizes(each: u32, gpus: u32) -> Vec<u32> {
+    /// So many machines are tried in any number.
+    const FEW: u32 = 4;
+    let each = each.max(1);
+    let whole = (2..=gpus / each).filter(|machines| {
+        let size = machines * each;
+        *machines <= FEW || size.is_power_of_two() || gpus.is_multiple_of(size)
+    });
+    (1..=each.min(gpus)).chain(whole.map(|machines| machines * each)).collect()
 }
 
 /// Returns the numbers that divide `whole`, ascending.
@@ -70,8 +75,13 @@ pub(crate) fn kind_of(layout: Layout) -> ParallelismType {
 }
 
 /// Returns the sizes inside of the domain of the fastest links.
-fn within(gpu: &Gpu, gpus: u32) -> impl Iterator<Item = u32> {
-    sizes(gpu, gpus).into_iter().filter(|size| *size <= gpu.node)
+fn within(gpu: &Gpu, sizes: &[u32]) -> impl Iterator<Item = u32> {
+    sizes.iter().copied().filter(|size| *size <= gpu.node)
+}
+
+/// Returns the sizes of more than one GPU.
+fn several(sizes: &[u32]) -> impl Iterator<Item = u32> {
+    sizes.iter().copied().filter(|size| *size > 1)
 }
 
 fn legal(model: &ModelSpec, layouts: impl Iterator<Item = Layout>) -> Vec<Layout> {
@@ -86,8 +96,8 @@ impl ParallelismStrategy for Tensor {
         ParallelismType::TensorParallel
     }
 
-    fn layouts(&self, model: &ModelSpec, gpu: &Gpu, gpus: u32) -> Vec<Layout> {
-        legal(model, within(gpu, gpus).map(Layout::tensor))
+    fn layouts(&self, model: &ModelSpec, gpu: &Gpu, sizes: &[u32]) -> Vec<Layout> {
+        legal(model, within(gpu, sizes).map(Layout::tensor))
     }
 }
 
@@ -96,9 +106,9 @@ impl ParallelismStrategy for Pipeline {
         ParallelismType::PipelineParallel
     }
 
-    fn layouts(&self, model: &ModelSpec, gpu: &Gpu, gpus: u32) -> Vec<Layout> {
+    fn layouts(&self, model: &ModelSpec, _: &Gpu, sizes: &[u32]) -> Vec<Layout> {
         let staged = |pipeline| Layout { pipeline, ..Layout::tensor(1) };
-        legal(model, sizes(gpu, gpus).into_iter().skip(1).map(staged))
+        legal(model, several(sizes).map(staged))
     }
 }
 
@@ -107,9 +117,9 @@ impl ParallelismStrategy for Data {
         ParallelismType::DataParallel
     }
 
-    fn layouts(&self, model: &ModelSpec, gpu: &Gpu, gpus: u32) -> Vec<Layout> {
+    fn layouts(&self, model: &ModelSpec, _: &Gpu, sizes: &[u32]) -> Vec<Layout> {
         let ranks = |data| Layout { data, ..Layout::tensor(1) };
-        legal(model, sizes(gpu, gpus).into_iter().skip(1).map(ranks))
+        legal(model, several(sizes).map(ranks))
     }
 }
 
@@ -118,11 +128,11 @@ impl ParallelismStrategy for Expert {
         ParallelismType::ExpertParallel
     }
 
-    fn layouts(&self, model: &ModelSpec, gpu: &Gpu, gpus: u32) -> Vec<Layout> {
+    fn layouts(&self, model: &ModelSpec, gpu: &Gpu, sizes: &[u32]) -> Vec<Layout> {
         let spread = |tensor| Layout { expert: true, ..Layout::tensor(tensor) };
         let ranks = |data| Layout { data, expert: true, ..Layout::tensor(1) };
-        let cut = within(gpu, gpus).skip(1).map(spread);
-        legal(model, cut.chain(sizes(gpu, gpus).into_iter().skip(1).map(ranks)))
+        let cut = several(sizes).filter(|size| *size <= gpu.node).map(spread);
+        legal(model, cut.chain(several(sizes).map(ranks)))
     }
 }
 
@@ -131,8 +141,8 @@ impl ParallelismStrategy for Hybrid {
         ParallelismType::Hybrid
     }
 
-    fn layouts(&self, model: &ModelSpec, gpu: &Gpu, gpus: u32) -> Vec<Layout> {
-        let several = |layout: &Layout| {
+    fn layouts(&self, model: &ModelSpec, gpu: &Gpu, sizes: &[u32]) -> Vec<Layout> {
+        let hybrid = |layout: &Layout| {
             let kinds = [layout.tensor > 1, layout.pipeline > 1, layout.data > 1];
             kinds.iter().filter(|kind| **kind).count() > 1
         };
@@ -145,7 +155,7 @@ impl ParallelismStrategy for Hybrid {
                 })
             })
         };
-        legal(model, sizes(gpu, gpus).into_iter().flat_map(of_size).filter(several))
+        legal(model, sizes.iter().copied().flat_map(of_size).filter(hybrid))
     }
 }
 
@@ -155,7 +165,8 @@ mod tests {
 
     fn written(strategy: &dyn ParallelismStrategy, model: &str, gpu: &str, gpus: u32) -> String {
         let model = ModelSpec::named(model).expect("known");
-        let layouts = strategy.layouts(&model, Gpu::named(gpu).expect("known"), gpus);
+        let gpu = Gpu::named(gpu).expect("known");
+        let layouts = strategy.layouts(&model, gpu, &sizes(gpu.per_host(), gpus));
         layouts.iter().map(Layout::to_string).collect::<Vec<_>>().join(" ")
     }
 
@@ -182,11 +193,10 @@ mod tests {
 
     #[test]
     fn instances_are_parts_of_a_machine_or_whole_machines() {
-        let of = |gpu, gpus| sizes(Gpu::named(gpu).expect("known"), gpus);
-        assert_eq!(of("H100", 6), [1, 2, 3, 4, 5, 6]);
-        assert_eq!(of("H100", 48), [1, 2, 3, 4, 5, 6, 7, 8, 16, 24, 32, 48], "whole machines");
-        assert_eq!(of("GB200", 12), [1, 2, 3, 4, 8, 12]);
-        assert_eq!((of("H100", 0), of("H100", 1)), (vec![], vec![1]));
+        assert_eq!(sizes(8, 6), [1, 2, 3, 4, 5, 6]);
+        assert_eq!(sizes(8, 80), [1, 2, 3, 4, 5, 6, 7, 8, 16, 24, 32, 40, 64, 80]);
+        assert_eq!(sizes(4, 12), [1, 2, 3, 4, 8, 12]);
+        assert_eq!((sizes(8, 0), sizes(8, 1)), (vec![], vec![1]));
         assert!(written(&Hybrid, "llama-3.1-70b", "H100", 48).contains("tp8pp3"));
         assert_eq!(
             written(&Tensor, "qwen2.5-7b", "H100", 7),

@@ -17,16 +17,8 @@ pub(crate) struct Unit {
 }
 
 impl Unit {
-    /// Returns what an instance is worth: requests per second; times how likely they keep the limits,
-    /// where that is the objective.
-    fn worth(&self, wanted: Option<f64>) -> f64 {
-        match wanted {
-            Some(_) => self.point.per_s,
-            None => self.point.per_s * self.point.chance,
-        }
-    }
-
-    /// Returns what an instance is worth by the objective, of two that are paid the same.
+    /// Returns what an instance is worth by the objective, of two that are paid the same. By latency, the fewer
+    /// requests are there at once the better.
     fn value(&self, objective: Objective) -> f64 {
         let Point { per_s, chance, e2e, .. } = self.point;
         match objective {
@@ -56,6 +48,14 @@ struct Step<T> {
     before: usize,
 }
 
+impl<T> Step<T> {
+    const NONE: Self = Self { cost: 0.0, worth: 0.0, added: None, before: 0 };
+
+    fn new(cost: f64, worth: f64, added: T) -> Self {
+        Self { cost, worth, added: Some(added), before: 0 }
+    }
+}
+
 /// Steps kept after each type: of more than so many, some are left out evenly. No fleet of fewer
 /// instances of a type than that has more.
 const MOST: usize = 512;
@@ -74,22 +74,17 @@ fn cheapest<T>(mut steps: Vec<Step<T>>) -> Vec<Step<T>> {
 
 /// Chooses one of each list so that together they are worth `wanted` at the least cost, or are worth most at
 /// a cost of up to `budget`. Each list ascends both in cost and in worth.
-fn choose<T: Copy>(
-    lists: &[Vec<(f64, f64, Option<T>)>],
-    wanted: Option<f64>,
-    budget: f64,
-) -> Option<Vec<T>> {
+fn choose<T: Copy>(lists: &[Vec<Step<T>>], wanted: Option<f64>, budget: f64) -> Option<Vec<T>> {
     let (last, others) = lists.split_last()?;
-    let mut tree: Vec<Vec<Step<T>>> =
-        vec![vec![Step { cost: 0.0, worth: 0.0, added: None, before: 0 }]];
+    let mut tree: Vec<Vec<Step<T>>> = vec![vec![Step::NONE]];
     for list in others {
         let from = tree.last().map_or(&[][..], Vec::as_slice);
         let pairs = from.iter().enumerate().flat_map(|(before, step)| {
-            list.iter().map(move |&(cost, worth, added)| Step {
-                cost: step.cost + cost,
-                worth: step.worth + worth,
-                added,
+            list.iter().map(move |own| Step {
+                cost: step.cost + own.cost,
+                worth: step.worth + own.worth,
                 before,
+                ..*own
             })
         });
         let within = pairs.filter(|step| step.cost <= budget);
@@ -100,11 +95,12 @@ fn choose<T: Copy>(
     }
     let ends = tree.last()?.iter().enumerate().filter_map(|(before, step)| {
         let place = match wanted {
-            Some(wanted) => last.partition_point(|(_, worth, _)| step.worth + worth < wanted),
-            None => last.partition_point(|(cost, ..)| step.cost + cost <= budget).checked_sub(1)?,
+            Some(wanted) => last.partition_point(|own| step.worth + own.worth < wanted),
+            None => last.partition_point(|own| step.cost + own.cost <= budget).checked_sub(1)?,
         };
-        let &(cost, worth, added) = last.get(place)?;
-        let end = Step { cost: step.cost + cost, worth: step.worth + worth, added, before };
+        let own = last.get(place)?;
+        let (cost, worth) = (step.cost + own.cost, step.worth + own.worth);
+        let end = Step { cost, worth, added: own.added, before };
         (end.cost <= budget).then_some(end)
     });
     let best = ends.min_by(|a, b| {
@@ -121,76 +117,75 @@ fn choose<T: Copy>(
     Some(taken)
 }
 
-/// Returns the layout and the number of instances of each type that are best together.
+/// Returns the layout and the number of instances of each type that are best together: the cheapest that
+/// give `wanted` requests per second, else those that are worth most within the budget.
 fn counts(
     question: &Question<'_>,
     laid: &[Laid<'_>],
     units: &[Unit],
     wanted: Option<f64>,
+    worth: impl Fn(&Unit) -> f64,
 ) -> Option<Vec<(usize, u32)>> {
     let of_kind = |kind: usize| {
         let own = units.iter().filter(|unit| laid[unit.point.laid].kind == kind);
         let mut best: Vec<&Unit> = Vec::new();
         for unit in own {
             match best.iter_mut().find(|known| known.point.laid == unit.point.laid) {
-                Some(known) if unit.worth(wanted) > known.worth(wanted) => *known = unit,
+                Some(known) if worth(unit) > worth(known) => *known = unit,
                 Some(_) => {}
                 None => best.push(unit),
             }
         }
         let steps = best.into_iter().flat_map(|unit| {
-            let (usd, worth, place) =
-                (unit.point.usd_per_hour, unit.worth(wanted), unit.point.laid);
+            let (usd, worth, place) = (unit.point.usd_per_hour, worth(unit), unit.point.laid);
             (1..=laid[place].instances).map(move |count| {
-                let all = f64::from(count);
-                Step { cost: usd * all, worth: worth * all, added: Some((place, count)), before: 0 }
+                Step::new(usd * f64::from(count), worth * f64::from(count), (place, count))
             })
         });
-        let none = Step { cost: 0.0, worth: 0.0, added: None, before: 0 };
-        let kept = cheapest(std::iter::once(none).chain(steps).collect());
-        kept.into_iter().map(|step| (step.cost, step.worth, step.added)).collect()
+        cheapest(std::iter::once(Step::NONE).chain(steps).collect())
     };
     let kinds: Vec<Vec<_>> = (0..question.gpus.len()).map(of_kind).collect();
-    let budget = question.demand.usd_per_hour.map_or(f64::INFINITY, |usd| usd * (1.0 + 1e-9));
-    choose(&kinds, wanted, budget)
+    choose(&kinds, wanted, question.demand.budget())
 }
 
 /// Returns the most requests per second that all types give together.
 pub(crate) fn most(question: &Question<'_>, laid: &[Laid<'_>], units: &[Unit]) -> f64 {
-    let per_s = |place: usize| {
-        let own = units.iter().filter(|unit| unit.point.laid == place);
-        own.map(|unit| unit.point.per_s).fold(0.0, f64::max)
+    let per_s = |unit: &Unit| unit.point.per_s;
+    let of_layout = |place: usize| {
+        units.iter().filter(|unit| unit.point.laid == place).map(per_s).fold(0.0, f64::max)
     };
-    let found = counts(question, laid, units, None).unwrap_or_default();
-    found.into_iter().map(|(place, count)| f64::from(count) * per_s(place)).sum()
+    let found = counts(question, laid, units, None, per_s).unwrap_or_default();
+    found.into_iter().map(|(place, count)| f64::from(count) * of_layout(place)).sum()
 }
 
-/// Returns the numbers of requests at which instances that are paid anyway are best by the objective, and
-/// give what is wanted.
+/// Returns the layouts and the numbers of requests that are best by the objective and give what is wanted,
+/// of those that cost each type as much as `counts`.
 fn loads(
     question: &Question<'_>,
+    laid: &[Laid<'_>],
     units: &[Unit],
     counts: &[(usize, u32)],
-    wanted: Option<f64>,
+    wanted: f64,
 ) -> Option<Vec<(Unit, u32)>> {
-    let value = |unit: &Unit| unit.value(question.objective);
     let lists: Vec<Vec<_>> = counts
         .iter()
         .map(|&(place, count)| {
-            let all = f64::from(count);
-            let own = units.iter().filter(|unit| unit.point.laid == place);
-            // What is lost by the objective is the price of more requests.
-            let steps = own.map(|unit| Step {
-                cost: -value(unit) * all,
-                worth: unit.point.per_s * all,
-                added: Some((*unit, count)),
-                before: 0,
+            let (kind, gpus) = (laid[place].kind, laid[place].layout.gpus() * count);
+            let own = units.iter().filter_map(|unit| {
+                let other = &laid[unit.point.laid];
+                let count = gpus / other.layout.gpus();
+                let alike = other.kind == kind
+                    && gpus.is_multiple_of(other.layout.gpus())
+                    && count <= other.instances;
+                let all = f64::from(count);
+                // What is lost by the objective is the price of more requests.
+                let lost = -unit.value(question.objective) * all;
+                alike.then(|| Step::new(lost, unit.point.per_s * all, (*unit, count)))
             });
-            let kept = cheapest(steps.collect());
-            kept.into_iter().map(|step| (step.cost, step.worth, step.added)).collect()
+            cheapest(own.collect())
         })
         .collect();
-    choose(&lists, Some(wanted.unwrap_or(0.0)), f64::INFINITY)
+    choose(&lists, Some(wanted), f64::INFINITY)
 }
 
 /// Returns the best plan of several types together, if it is 1 % better than `best`, the best without.
@@ -206,11 +201,14 @@ pub(crate) fn together(
     if wanted.is_none() && question.objective != Objective::Goodput {
         return None;
     }
-    let counts = counts(question, laid, units, wanted)?;
-    if counts.len() < 2 {
+    let chosen = counts(question, laid, units, wanted, |unit| match wanted {
+        Some(_) => unit.point.per_s,
+        None => unit.point.per_s * unit.point.chance,
+    })?;
+    if chosen.len() < 2 {
         return None;
     }
-    let mut points: Vec<Point> = loads(question, units, &counts, wanted)?
+    let mut points: Vec<Point> = loads(question, laid, units, &chosen, wanted.unwrap_or(0.0))?
         .into_iter()
         .map(|(unit, count)| unit.point(question, count))
         .collect();

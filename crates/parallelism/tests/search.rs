@@ -20,6 +20,45 @@ fn model(name: &str) -> ModelSpec {
     ModelSpec::named(name).expect("known")
 }
 
+/// Returns whether machines of the usual size hold all instances of a plan on one type of GPU.
+fn is_seated(plan: &Plan, gpu: &Gpu, count: u32) -> bool {
+    fn seat(sizes: &[u32], free: &mut [u32]) -> bool {
+        let Some((size, rest)) = sizes.split_first() else { return true };
+        (0..free.len()).any(|host| {
+            let fits = free[host] >= *size;
+            if fits {
+                free[host] -= size;
+            }
+            let all = fits && seat(rest, free);
+            if fits && !all {
+                free[host] += size;
+            }
+            all
+        })
+    }
+    let each = gpu.per_host();
+    let mut free = vec![each; (count / each) as usize];
+    free.push(count % each);
+    let mut sizes = Vec::new();
+    for part in plan.each_type() {
+        let prefill = part.prefill.as_ref();
+        let roles = [
+            Some((&part.gpu, part.gpus_per_instance, part.instances)),
+            prefill.map(|prefill| (&prefill.gpu, prefill.gpus_per_instance, prefill.instances)),
+        ];
+        for (name, size, instances) in roles.into_iter().flatten() {
+            // An instance over several machines has all of each.
+            let (parts, part) = if size > each { (size / each, each) } else { (1, size) };
+            sizes.extend(vec![
+                part;
+                if *name == gpu.name { (parts * instances) as usize } else { 0 }
+            ]);
+        }
+    }
+    sizes.sort_unstable_by(|a, b| b.cmp(a));
+    seat(&sizes, &mut free)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
@@ -60,6 +99,7 @@ proptest! {
             (Ok(found), Ok(all)) => {
                 prop_assert_eq!(&found.plans, &all.plans);
                 prop_assert_eq!(&found.front, &all.front);
+                prop_assert_eq!(&found.rejected, &all.rejected);
                 for plan in &found.plans {
                     prop_assert!(ttft.is_none_or(|limit| plan.ttft <= limit));
                     prop_assert!(tpot.is_none_or(|limit| plan.tpot <= limit));
@@ -75,6 +115,9 @@ proptest! {
                     };
                     prop_assert_eq!(plan.each_type().iter().map(of_type).sum::<u32>(), plan.gpus);
                     prop_assert!(plan.gpus <= there);
+                    for &(gpu, count) in &question.gpus {
+                        prop_assert!(is_seated(plan, gpu, count), "{:?}", plan);
+                    }
                     prop_assert!(plan.prefill.as_ref().is_none_or(|p| p.busy < 1.0 && split != Split::Never));
                     prop_assert!(plan.prefill.is_some() || split != Split::Only);
                     let shares = plan.decode;
@@ -181,6 +224,25 @@ proptest! {
 }
 
 #[test]
+fn what_all_types_give_at_most_is_told_as_it_is() {
+    let llama = model("llama-3.1-8b");
+    let asked = |rate: f64| Question {
+        limits: Limits { e2e: Some(20.0), ..Limits::default() },
+        demand: Demand { requests_per_s: Some(rate), usd_per_hour: None },
+        ..Question::new(
+            &llama,
+            &[("A10G", 5), ("L40S", 7)]
+                .map(|(name, count)| (Gpu::named(name).expect("known"), count)),
+            Workload::new(2_000.0, 300.0),
+        )
+    };
+    let Err(PlanError::TooFew { most, .. }) = plan(&asked(1e3)) else { panic!("twelve GPUs") };
+    let found = plan(&asked(0.999 * most)).expect("they give so much");
+    assert_eq!(found.plans[0].types.len(), 2);
+    assert!(plan(&asked(1.001 * most)).is_err());
+}
+
+#[test]
 fn a_layout_that_is_asked_is_the_only_one_or_says_why_not() {
     let qwen = model("qwen3-32b");
     let asked = |layout: &str, count| {
@@ -192,6 +254,18 @@ fn a_layout_that_is_asked_is_the_only_one_or_says_why_not() {
     let error = |layout, count| asked(layout, count).expect_err(layout).to_string();
     assert!(error("tp3", 8).contains("3 GPUs do not divide its 64 heads: expected 1, 2, 4"));
     assert_eq!(error("tp16", 8), "tp16 takes 16 GPUs of one type: there are 8");
+    assert!(
+        error("tp4pp3", 12).contains("takes as many GPUs on each of its machines, which have 8")
+    );
+    let apart = asked("tp1pp5dp8", 40).expect_err("no experts").to_string();
+    assert!(apart.contains("no experts to share"), "{apart}");
+    let deepseek = model("deepseek-v3");
+    let across = Question {
+        layout: Some("tp8dp2".parse().expect("a layout")),
+        ..question(&deepseek, "GB200", 16)
+    };
+    let told = plan(&across).expect_err("four in a machine").to_string();
+    assert!(told.contains("a rank of 8 GPUs would lie over several machines"), "{told}");
 }
 
 #[test]

@@ -57,6 +57,7 @@ pub(crate) fn means(words: &[String], name: &str) -> bool {
         name.match_indices(word.as_str()).any(|(at, _)| {
             let (before, after) = (&name[..at], &name[at + word.len()..]);
             let longer = (number && before.ends_with(|c: char| c.is_ascii_digit() || c == '.'))
+                || (!number && before.ends_with(|c: char| c.is_ascii_alphabetic()))
                 || (goes_on && after.starts_with(|c: char| c.is_ascii_digit()));
             !longer
         })

@@ -55,12 +55,22 @@ const fn yes() -> bool {
 impl Gpu {
     /// Returns the GPU that `name` means ("NVIDIA H100 80GB HBM3", "a100-40g"), if it is known.
     pub fn find(name: &str) -> Option<&'static Self> {
+        /// What such a word stands beside is less than the GPU.
+        const LESS: [&str; 2] = ["mig", "laptop"];
         let name = name.to_ascii_lowercase();
+        let mut words = name.split(|c: char| !c.is_ascii_alphanumeric());
+        // "8xA100" is a number of them.
+        let many = |word: &str| {
+            let rest = word.trim_start_matches(|c: char| c.is_ascii_digit());
+            rest.len() < word.len() && rest.starts_with('x')
+        };
+        if words.any(|word| LESS.contains(&word) || many(word)) {
+            return None;
+        }
         let mut meant = catalogue::gpus().iter().filter(|gpu| catalogue::means(&gpu.words, &name));
         let first = meant.next()?;
-        // A name that means two GPUs means none; "GB200" holds "B200".
-        let (own, mut others) = (&first.words[0], meant.map(|other| &other.words[0]));
-        others.all(|other| own.contains(other.as_str())).then_some(first)
+        // A name that means two GPUs means none.
+        meant.all(|other| other.words[0] == first.words[0]).then_some(first)
     }
 
     /// Returns the GPU that `name` means.
@@ -124,7 +134,18 @@ mod tests {
         check("NVIDIA GB200", "GB200");
         check("AMD Instinct MI300X", "MI300X");
         check("h100_sxm", "H100");
-        for unknown in ["abacus", "H1000", "GB2000", "H2000", "H100;8xA100", "foo-L4-H100"] {
+        for unknown in [
+            "abacus",
+            "H1000",
+            "GB2000",
+            "H2000",
+            "H100;8xA100",
+            "foo-L4-H100",
+            "GH200 480GB",
+            "GB300",
+            "MI300A",
+            "A100 MIG 3g.40gb",
+        ] {
             assert_eq!(Gpu::find(unknown), None, "{unknown}");
         }
     }

@@ -71,15 +71,22 @@ impl Layout {
                 (false, group) if !moe.ffn.is_multiple_of(group) => {
                     format!("{group} GPUs do not divide its experts' width of {}", moe.ffn)
                 }
-                (false, group) => match model.cuts_blocks(moe.ffn, group) {
-                    Some(block) => format!(
-                        "{group} GPUs cut its experts' width of {} within blocks of {block} that share a scale: \
-                         ep keeps experts whole",
-                        moe.ffn
-                    ),
-                    None => return Ok(()),
-                },
-                _ => return Ok(()),
+                (spread, group) => {
+                    // Layers without experts, and experts that all tokens use, are cut over a rank's GPUs.
+                    let dense = if moe.dense_layers > 0 { model.ffn } else { 0 };
+                    let experts = if spread { 0 } else { moe.ffn };
+                    let widths =
+                        [(experts, group), (moe.shared * moe.ffn, tensor), (dense, tensor)];
+                    let cut = |(width, parts): (u32, u32)| {
+                        Some((width, parts, model.cuts_blocks(width, parts)?))
+                    };
+                    match widths.into_iter().find_map(cut) {
+                        Some((width, parts, block)) => format!(
+                            "{parts} GPUs cut a width of {width} within blocks of {block} that share a scale"
+                        ),
+                        None => return Ok(()),
+                    }
+                }
             }
         } else if data > 1 || expert {
             "it has no experts to share: run replicas instead of ranks".to_owned()
@@ -271,7 +278,8 @@ mod tests {
             ("llama-3.1-8b", "tp1dp2", "no experts"),
             ("mixtral-8x7b", "tp4dp4ep", "8 experts are fewer than 16"),
             ("minimax-m2", "tp8", "within blocks of 128"),
-            ("deepseek-v3", "tp4dp8", "ep keeps experts whole"),
+            ("deepseek-v3", "tp4dp8", "32 GPUs cut a width of 2048 within blocks of 128"),
+            ("deepseek-v3", "tp32ep", "32 GPUs cut a width of 2048 within blocks of 128"),
         ] {
             let error = check(model, layout).expect_err(layout);
             assert!(error.contains(why), "{error}");

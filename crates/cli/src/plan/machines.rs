@@ -47,7 +47,8 @@ impl Machines {
         }
         let kind = |(gpu, places): (&'static Gpu, Vec<usize>)| {
             let seated = |size| (size, Seated::of(&topology, gpu, size as usize, &places));
-            let seated = sizes(gpu, places.len() as u32).into_iter().map(seated).collect();
+            let each = largest(&topology, &places);
+            let seated = sizes(each, places.len() as u32).into_iter().map(seated).collect();
             Kind { gpu, places, seated }
         };
         let kinds = kinds.into_iter().map(kind).collect();
@@ -164,15 +165,20 @@ fn host_by_host(topology: &Topology, size: usize, places: &[usize]) -> Vec<Group
     if !groups.is_empty() {
         return groups;
     }
-    let each = hosts.values().map(Vec::len).max().unwrap_or(1);
-    if !size.is_multiple_of(each) {
-        return Vec::new();
-    }
-    let whole: Vec<&Vec<usize>> = hosts.values().filter(|of_host| of_host.len() == each).collect();
-    let together = whole.chunks_exact(size / each);
-    together
-        .map(|hosts| topology.group(&hosts.iter().copied().flatten().copied().collect::<Vec<_>>()))
-        .collect()
+    let mut numbers: Vec<usize> = hosts.values().map(Vec::len).collect();
+    numbers.sort_unstable_by(|a, b| b.cmp(a));
+    numbers.dedup();
+    let of_alike = |each: usize| {
+        let whole: Vec<&Vec<usize>> =
+            hosts.values().filter(|of_host| of_host.len() == each).collect();
+        let together = whole.chunks_exact(size / each);
+        let gpus = |hosts: &[&Vec<usize>]| -> Vec<usize> {
+            hosts.iter().copied().flatten().copied().collect()
+        };
+        together.map(|hosts| topology.group(&gpus(hosts))).collect()
+    };
+    let dividing = numbers.into_iter().filter(|each| size.is_multiple_of(*each));
+    dividing.flat_map(|each| -> Vec<Group> { of_alike(each) }).collect()
 }
 
 /// Divides the GPUs of an instance into the best parts of `size`.
@@ -182,6 +188,15 @@ fn parts(topology: &Topology, group: &[usize], size: usize) -> Option<Vec<Group>
         return (parts.len() * size == group.len()).then_some(parts);
     }
     topology.disjoint_groups(group.len() / size.max(1), size, group)
+}
+
+/// Returns how many of these GPUs the machine has that has most of them.
+fn largest(topology: &Topology, places: &[usize]) -> u32 {
+    let mut counts: BTreeMap<usize, u32> = BTreeMap::new();
+    for &gpu in places {
+        *counts.entry(topology.gpus()[gpu].host).or_default() += 1;
+    }
+    counts.into_values().max().unwrap_or(1)
 }
 
 /// Returns whether a group has as many GPUs on every machine that it is on: engines want that.
@@ -197,6 +212,11 @@ fn is_even(topology: &Topology, group: &[usize]) -> bool {
 impl Links for Machines {
     fn seatings(&self, gpu: &Gpu, gpus: u32) -> Vec<Seating> {
         self.seated(gpu, gpus).iter().map(|seated| seated.seating.clone()).collect()
+    }
+
+    fn per_machine(&self, gpu: &Gpu) -> u32 {
+        let kind = self.kinds.iter().find(|kind| kind.gpu.name == gpu.name);
+        kind.map_or(1, |kind| largest(&self.topology, &kind.places))
     }
 
     fn between(&self, from: &Gpu, to: &Gpu) -> Option<Link> {

@@ -106,7 +106,7 @@ fn explained(args: &PlanArgs, answer: &Answer) -> String {
         }
     }
     if !answer.front.is_empty() {
-        text += "\nPareto front: what no other point beats in all four figures\n";
+        text += "\nPareto front, in steps of 3 %: what no other point beats in all four figures\n";
         text += &crate::simulate::aligned(&front_rows(answer));
     }
     if !answer.rejected.is_empty() {
