@@ -8,7 +8,7 @@ use crate::question::Question;
 #[derive(Debug, Default)]
 pub(crate) struct Front {
     points: Vec<(Place, Point)>,
-    /// Which of them beat the point before.
+    /// Where the one was that last beat a point: a guess, since others go.
     last: usize,
 }
 

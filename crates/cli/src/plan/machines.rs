@@ -1,6 +1,6 @@
 //! The machines of a topology, as the planner asks for them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -138,10 +138,7 @@ impl Seated {
         };
         let parts = (2..=size).filter(|part| size.is_multiple_of(*part));
         let ways = parts.filter_map(way).collect();
-        let machines = |group: &Vec<usize>| {
-            let hosts = group.iter().map(|&gpu| topology.gpus()[gpu].host);
-            hosts.collect::<BTreeSet<_>>().len() as u32
-        };
+        let machines = |group: &Vec<usize>| by_machine(topology, group).len() as u32;
         let machines = groups.iter().map(machines).max().unwrap_or(1);
         let seating = Seating { instances: groups.len() as u32, machines, ways };
         Self { groups, seating }
@@ -190,23 +187,23 @@ fn parts(topology: &Topology, group: &[usize], size: usize) -> Option<Vec<Group>
     topology.disjoint_groups(group.len() / size.max(1), size, group)
 }
 
-/// Returns how many of these GPUs the machine has that has most of them.
-fn largest(topology: &Topology, places: &[usize]) -> u32 {
+/// Returns how many of these GPUs each machine has that has any.
+fn by_machine(topology: &Topology, places: &[usize]) -> Vec<u32> {
     let mut counts: BTreeMap<usize, u32> = BTreeMap::new();
     for &gpu in places {
         *counts.entry(topology.gpus()[gpu].host).or_default() += 1;
     }
-    counts.into_values().max().unwrap_or(1)
+    counts.into_values().collect()
+}
+
+/// Returns how many of these GPUs the machine has that has most of them.
+fn largest(topology: &Topology, places: &[usize]) -> u32 {
+    by_machine(topology, places).into_iter().max().unwrap_or(1)
 }
 
 /// Returns whether a group has as many GPUs on every machine that it is on: engines want that.
 fn is_even(topology: &Topology, group: &[usize]) -> bool {
-    let mut counts: BTreeMap<usize, usize> = BTreeMap::new();
-    for &gpu in group {
-        *counts.entry(topology.gpus()[gpu].host).or_default() += 1;
-    }
-    let mut counts = counts.into_values();
-    counts.next().is_none_or(|first| counts.all(|other| other == first))
+    by_machine(topology, group).windows(2).all(|pair| pair[0] == pair[1])
 }
 
 impl Links for Machines {
